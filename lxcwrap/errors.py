@@ -1,0 +1,259 @@
+"""Everything lxcwrap raises.
+
+LxcwrapError                       base of everything we raise
+├── NotFoundError(LookupError)     ImageNotFoundError, ContainerNotFoundError, PathNotFoundError
+├── InvalidSpecError(ValueError)   refused before anything was touched
+├── ConflictError                  NameInUseError, StillUsedError, WrongStateError
+├── DriverError                    StartError, KernelError(OSError), SupervisorError
+├── ContentError                   DigestMismatchError, FormatError
+├── ExecError                      CommandFailedError, TimeoutExpired(TimeoutError), CallError
+└── UnsupportedError               what this machine lacks, and the remedy
+
+Facts are attributes; the message says what failed, on what, and what to do. Nobody has to parse it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal as _signal
+from collections.abc import Sequence
+
+from attrs import define
+
+
+class LxcwrapError(Exception):
+    """Base of all errors raised by lxcwrap."""
+
+
+# --- something is not there -----------------------------------------------------------------------------
+
+
+class NotFoundError(LxcwrapError, LookupError):
+    """Something that was named does not exist."""
+
+
+@define
+class ImageNotFoundError(NotFoundError):
+    """No stored image has this reference, id or id prefix."""
+
+    reference: str
+
+    def __str__(self) -> str:
+        return f"no image {self.reference!r}: load(), import_rootfs() or bootstrap() it first"
+
+
+@define
+class ContainerNotFoundError(NotFoundError, KeyError):
+    """No container has this name, id or unique id prefix."""
+
+    container: str
+
+    def __str__(self) -> str:
+        return f"no container {self.container!r}"
+
+
+@define
+class PathNotFoundError(NotFoundError, FileNotFoundError):
+    """A path inside a container does not exist."""
+
+    container: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.container}: no such file or directory: {self.path}"
+
+
+# --- bad input ------------------------------------------------------------------------------------------
+
+
+class InvalidSpecError(LxcwrapError, ValueError):
+    """What was asked for cannot be right. Nothing was touched."""
+
+
+# --- it is there, but ... -------------------------------------------------------------------------------
+
+
+class ConflictError(LxcwrapError):
+    """The operation contradicts what already exists."""
+
+
+@define
+class NameInUseError(ConflictError):
+    """The name belongs to another object."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"the {self.kind} name {self.name!r} is in use: remove that {self.kind}, or choose another name"
+
+
+@define
+class StillUsedError(ConflictError):
+    """The object cannot be removed while others use it."""
+
+    kind: str
+    name: str
+    users: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name!r} is still used by {', '.join(self.users)}: remove these first"
+
+
+@define
+class WrongStateError(ConflictError):
+    """The container's state does not allow the operation."""
+
+    container: str
+    state: str
+    operation: str
+
+    def __str__(self) -> str:
+        return f"cannot {self.operation} {self.container}: it is {self.state}"
+
+
+# --- the machine said no --------------------------------------------------------------------------------
+
+
+class DriverError(LxcwrapError):
+    """The runtime or the kernel refused."""
+
+
+@define
+class StartError(DriverError):
+    """A container could not be started. `log_tail` holds the last lines of liblxc's own log."""
+
+    container: str
+    reason: str = ""
+    log_tail: str = ""
+
+    def __str__(self) -> str:
+        log = f"\n{self.log_tail.rstrip()}" if self.log_tail else ""
+        return f"cannot start {self.container}: {self.reason or 'liblxc refused'}{log}"
+
+
+class KernelError(DriverError, OSError):
+    """A system call failed: `errno`, `filename` and `operation` say which."""
+
+    def __init__(self, errno: int, operation: str, filename: str | None = None) -> None:
+        super().__init__(errno, f"{operation}: {os.strerror(errno)}", filename)
+        self.operation = operation
+
+
+@define
+class SupervisorError(DriverError):
+    """A process that holds a container, or the fork-server, ended in the midst of a request."""
+
+    what: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}{': ' + self.detail if self.detail else ''}"
+
+
+# --- content is not what it should be -------------------------------------------------------------------
+
+
+class ContentError(LxcwrapError):
+    """Bytes from outside (archive, image, result) are not acceptable."""
+
+
+@define
+class DigestMismatchError(ContentError):
+    """Content does not have the digest it was announced with. It was not kept."""
+
+    what: str
+    expected: str
+    actual: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: digest is {self.actual}, expected {self.expected}"
+
+
+@define
+class FormatError(ContentError, ValueError):
+    """An archive or document is malformed or hostile. Nothing of it was kept."""
+
+    what: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}"
+
+
+# --- a command did not do well --------------------------------------------------------------------------
+
+
+class ExecError(LxcwrapError):
+    """A command in a container did not end as wished."""
+
+
+def describe_exit(exit_code: int | None) -> str:
+    """How a command ended, in words: ``exit code 3``, ``killed by SIGKILL``, ``command not found``."""
+    if exit_code is None:
+        return "its exit code is unknown"
+    if exit_code == 127:
+        return "exit code 127 (command not found)"
+    if exit_code == 126:
+        return "exit code 126 (command cannot be run)"
+    if 128 < exit_code <= 192:
+        try:
+            return f"exit code {exit_code} (killed by {_signal.Signals(exit_code - 128).name})"
+        except ValueError:
+            pass
+    return f"exit code {exit_code}"
+
+
+@define
+class CommandFailedError(ExecError):
+    """A checked command ended with another exit code than 0."""
+
+    argv: Sequence[str]
+    exit_code: int | None
+    stdout: str | bytes = ""
+    stderr: str | bytes = ""
+    container: str = ""
+    oom_killed: bool = False
+
+    def __str__(self) -> str:
+        tail = self.stderr if isinstance(self.stderr, str) else self.stderr.decode(errors="replace")
+        tail = tail.rstrip()[-1000:]
+        oom = "; the kernel killed a process for want of memory: raise Limits(memory=...)" if self.oom_killed else ""
+        return f"{list(self.argv)!r}: {describe_exit(self.exit_code)}{oom}" + (f"\n{tail}" if tail else "")
+
+
+@define
+class TimeoutExpired(ExecError, TimeoutError):
+    """The time given was over. `stdout` and `stderr` hold what had been written by then."""
+
+    operation: str
+    timeout_s: float
+    stdout: str | bytes = ""
+    stderr: str | bytes = ""
+
+    def __str__(self) -> str:
+        return f"{self.operation}: not done after {self.timeout_s:g} s"
+
+
+@define
+class CallError(ExecError):
+    """A function called inside a container could not be sent, run or answered. `traceback` is from inside."""
+
+    function: str
+    reason: str
+    traceback: str = ""
+
+    def __str__(self) -> str:
+        inside = f"\n{self.traceback.rstrip()}" if self.traceback else ""
+        return f"call of {self.function}: {self.reason}{inside}"
+
+
+@define
+class UnsupportedError(LxcwrapError):
+    """This machine lacks something. `remedy` says what mends it."""
+
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}{': ' + self.remedy if self.remedy else ''}"

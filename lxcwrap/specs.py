@@ -1,0 +1,372 @@
+"""What a user asks for: frozen values, checked when they are made. Nothing here touches the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal as _signal
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Literal
+
+from attrs import Attribute, field, frozen
+
+from .errors import InvalidSpecError
+
+StrPath = str | os.PathLike[str]
+
+
+class State(StrEnum):
+    """OCI runtime states, plus PAUSED (LXC: FROZEN)."""
+
+    CREATING, CREATED, RUNNING = "creating", "created", "running"
+    PAUSED, STOPPED = "paused", "stopped"
+
+    @property
+    def can_start(self) -> bool:
+        return self in (State.CREATED, State.STOPPED)
+
+    @property
+    def is_alive(self) -> bool:
+        return self in (State.RUNNING, State.PAUSED)
+
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?)?B?", re.IGNORECASE)
+_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_CAPABILITY = re.compile(r"[A-Z][A-Z_]+")
+
+
+def check_name(name: str, kind: str = "container") -> str:
+    """`name` itself, or InvalidSpecError: letters, digits, ``_ . -``, at most 128, beginning with a letter or digit."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidSpecError(
+            f"{kind} name {name!r}: use letters, digits, '_', '.' or '-', begin with a letter or digit, 128 at most"
+        )
+    return name
+
+
+def parse_size(value: int | str) -> int:
+    """Bytes. Text takes SI and binary units: ``"1MB"`` is 10**6, ``"1MiB"`` 2**20; a bare ``"1m"``, as Docker's, 2**20."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise InvalidSpecError(f"size {value!r}: give bytes as an int, or text such as '256MiB'")
+    if isinstance(value, int):
+        size = value
+    else:
+        match = _SIZE.fullmatch(value.strip())
+        if not match:
+            raise InvalidSpecError(f"size {value!r}: write a number and a unit, such as '256MiB' or '1GB'")
+        number, unit = float(match[1]), (match[2] or "").lower()
+        decimal = len(unit) == 1 and value.strip()[-1] in "bB"
+        size = int(number * (1000 if decimal else 1024) ** _POWERS[unit[0]]) if unit else int(number)
+    if size < 0:
+        raise InvalidSpecError(f"size {value!r}: must not be negative")
+    return size
+
+
+def parse_signal(value: str | int) -> int:
+    """Number of a signal given as ``9``, ``"9"``, ``"KILL"``, ``"SIGKILL"`` or ``"RTMIN+3"``."""
+    text = str(int(value) if isinstance(value, int) else value).upper().removeprefix("SIG")
+    base, _, offset = text.partition("+")
+    try:
+        number = int(text) if text.isdigit() else _signal.Signals[f"SIG{base}"] + int(offset or 0)
+    except (KeyError, ValueError):
+        raise InvalidSpecError(f"unknown signal {value!r}: use a name such as 'TERM' or a number") from None
+    if not 1 <= number <= 64:
+        raise InvalidSpecError(f"signal {value!r}: must be within 1..64")
+    return number
+
+
+def check_argv(argv: Sequence[str] | None, what: str = "command") -> tuple[str, ...] | None:
+    """A tuple of str. TypeError for a plain str (ambiguous: use ``sh=``), InvalidSpecError for an empty or NUL-holding one."""
+    if argv is None:
+        return None
+    if isinstance(argv, str | bytes):
+        raise TypeError(f"{what} must be a list of strings, not {type(argv).__name__}; for a shell line use sh=")
+    words = tuple(os.fspath(word) for word in argv)
+    for word in words:
+        if not isinstance(word, str):
+            raise TypeError(f"{what}: each word must be a str, not {type(word).__name__}")
+        if "\0" in word:
+            raise InvalidSpecError(f"{what}: {word!r} holds a NUL byte")
+    if not words or not words[0]:
+        raise InvalidSpecError(f"{what} is empty")
+    return words
+
+
+def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
+    """A dict of str to str; numbers are accepted as values, as most write ``env={"PORT": 80}``."""
+    result = {}
+    for key, value in (env or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str | int | float):
+            raise TypeError(f"env: {key!r}={value!r}: names and values must be strings")
+        if not key or "=" in key or "\0" in key or "\n" in key or "\0" in str(value):
+            raise InvalidSpecError(f"env: {key!r}={value!r}: '=', newlines in names and NUL bytes cannot be in an environment")
+        result[key] = str(value)
+    return result
+
+
+def _absolute(what: str, path: StrPath) -> str:
+    text = os.fspath(path)
+    if not text.startswith("/") or "\0" in text or ".." in PurePosixPath(text).parts:
+        raise InvalidSpecError(f"{what} {text!r}: must be an absolute path without '..'")
+    return str(PurePosixPath(text))
+
+
+def _optional_size(value: int | str | None) -> int | None:
+    return None if value is None else parse_size(value)
+
+
+def _positive(_: object, attribute: Attribute[object], value: float | None) -> None:
+    if value is not None and value <= 0:
+        raise InvalidSpecError(f"{attribute.name}={value!r}: must be greater than zero")
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What a container may use; None is no limit. All can be changed while it runs.
+
+    memory: bytes, or text such as ``"256MiB"``.  swap: bytes of swap on top of memory (0: none).
+    cpus: number of processors' worth of time, such as 0.5.  cpu_weight: share under contention, 1..10000, 100 is normal.
+    cpuset: processors it may run on, such as ``"0-1,4"``.  pids: number of processes and threads.
+    read_bps, write_bps: bytes a second from and to each block device.
+    """
+
+    memory: int | None = field(default=None, converter=_optional_size, validator=_positive)
+    swap: int | None = field(default=None, converter=_optional_size)
+    cpus: float | None = field(default=None, validator=_positive)
+    cpu_weight: int | None = field(default=None)
+    cpuset: str | None = field(default=None)
+    pids: int | None = field(default=None, validator=_positive)
+    read_bps: int | None = field(default=None, converter=_optional_size, validator=_positive)
+    write_bps: int | None = field(default=None, converter=_optional_size, validator=_positive)
+
+    def __attrs_post_init__(self) -> None:
+        if self.memory is not None and self.memory < 512 * 1024:
+            raise InvalidSpecError(f"memory={self.memory}: less than 512KiB cannot hold a process")
+        if self.swap is not None and self.memory is None:
+            raise InvalidSpecError("swap= needs memory=: the kernel limits memory and swap together")
+        if self.cpus is not None and self.cpus < 0.01:
+            raise InvalidSpecError(f"cpus={self.cpus}: the kernel's smallest share is 0.01")
+        if self.cpu_weight is not None and not 1 <= self.cpu_weight <= 10000:
+            raise InvalidSpecError(f"cpu_weight={self.cpu_weight}: must be within 1..10000")
+        if self.cpuset is not None and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", self.cpuset):
+            raise InvalidSpecError(f"cpuset={self.cpuset!r}: write processors as '0-1,4'")
+
+
+@frozen(kw_only=True)
+class Mount:
+    """Something mounted into a container. Make it by `Mount.bind`, `Mount.tmpfs` or `Mount.volume`."""
+
+    kind: Literal["bind", "tmpfs", "volume"]
+    target: str = field(converter=lambda path: _absolute("mount target", path))
+    source: str = ""
+    read_only: bool = False
+    exec: bool = True
+    size: int | None = field(default=None, converter=_optional_size, validator=_positive)
+    mode: int = 0o1777
+
+    def __attrs_post_init__(self) -> None:
+        parts = PurePosixPath(self.target).parts
+        if self.target == "/" or parts[1] in ("proc", "sys") or parts[1:3] == ("dev", ".lxcwrap"):
+            raise InvalidSpecError(f"mount target {self.target!r}: /, /proc, /sys and /dev/.lxcwrap are the container's own")
+
+    @classmethod
+    def bind(cls, source: StrPath, target: StrPath, *, read_only: bool = False, exec: bool = True) -> Mount:
+        """A file or directory of the host, at `target`. Files made inside by root belong to the host's root.
+
+        Raises InvalidSpecError when `source` does not exist or `target` is not absolute.
+        """
+        path = os.path.abspath(os.path.expanduser(os.fspath(source)))
+        if not os.path.exists(path):
+            raise InvalidSpecError(f"bind source {path!r} does not exist: create it first")
+        return cls(kind="bind", source=path, target=os.fspath(target), read_only=read_only, exec=exec)
+
+    @classmethod
+    def tmpfs(cls, target: StrPath, *, size: int | str | None = None, mode: int = 0o1777, exec: bool = False) -> Mount:
+        """An empty file system in memory, gone when the container stops. `size` in bytes or text; None: half the memory."""
+        return cls(kind="tmpfs", target=os.fspath(target), size=size, mode=mode, exec=exec)
+
+    @classmethod
+    def volume(cls, source: str, target: StrPath, *, read_only: bool = False) -> Mount:
+        """The named volume `source` at `target`."""
+        return cls(kind="volume", source=check_name(source, "volume"), target=os.fspath(target), read_only=read_only)
+
+
+@frozen(kw_only=True)
+class Ulimit:
+    """A resource limit of the processes, as setrlimit(2): `name` without RLIMIT_, such as ``nofile``; None is unlimited."""
+
+    name: str = field()
+    soft: int | None = None
+    hard: int | None = None
+
+    @name.validator
+    def _known(self, _: object, value: str) -> None:
+        known = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
+        if value not in known.split():
+            raise InvalidSpecError(f"ulimit {value!r}: must be one of {known}")
+
+
+@frozen(kw_only=True)
+class Device:
+    """A device node of the host given to the container: `path` on the host, `target` inside, `access` of ``rwm``."""
+
+    path: str = field(converter=lambda path: _absolute("device", path))
+    target: str = ""
+    access: str = "rwm"
+
+    def __attrs_post_init__(self) -> None:
+        if not self.access or set(self.access) - set("rwm"):
+            raise InvalidSpecError(f"device access {self.access!r}: use letters of 'rwm'")
+        if self.target:
+            _absolute("device target", self.target)
+
+
+@frozen(kw_only=True)
+class Security:
+    """How far a container is loosened. The default is the tight profile; every field is one explicit step away from it.
+
+    privileged: no id range, all capabilities, all devices, no seccomp, no masks: root inside is root outside.
+    seccomp, no_new_privs, masked_paths: False switches that one protection off.
+    """
+
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    seccomp: bool = True
+    no_new_privs: bool = True
+    masked_paths: bool = True
+    devices: tuple[Device, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        for name in (*self.cap_add, *self.cap_drop):
+            if not _CAPABILITY.fullmatch(name):
+                raise InvalidSpecError(f"capability {name!r}: write it as 'NET_ADMIN', or 'ALL'")
+
+
+def _capabilities(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({name.upper().removeprefix("CAP_") for name in names}))
+
+
+@frozen(kw_only=True)
+class ContainerSpec:
+    """All that was asked of one container, complete: what the image gave and what the caller gave, merged."""
+
+    image_id: str
+    name: str = field(validator=lambda _i, _a, value: check_name(value) and None)
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(factory=dict)
+    cwd: str = field(default="/", converter=lambda path: _absolute("cwd", path))
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    hostname: str = ""
+    labels: Mapping[str, str] = field(factory=dict)
+    stop_signal: int = _signal.SIGTERM
+    mounts: tuple[Mount, ...] = ()
+    limits: Limits = field(factory=Limits)
+    read_only: bool = False
+    tty: bool = False
+    stdin_open: bool = False
+    init: bool = True
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: Mapping[str, str] = field(factory=dict)
+    shm_size: int = field(default=64 << 20, converter=parse_size, validator=_positive)
+    extra_hosts: Mapping[str, str] = field(factory=dict)
+    oom_score_adj: int = 0
+    security: Security = field(factory=Security)
+    auto_remove: bool = False
+    log_max_bytes: int = field(default=16 << 20, converter=parse_size, validator=_positive)
+    log_max_files: int = 3
+
+    def __attrs_post_init__(self) -> None:
+        if not -1000 <= self.oom_score_adj <= 1000:
+            raise InvalidSpecError(f"oom_score_adj={self.oom_score_adj}: must be within -1000..1000")
+        if self.hostname and not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?", self.hostname):
+            raise InvalidSpecError(f"hostname {self.hostname!r}: letters, digits, '-' and '.', 64 at most")
+        targets = [mount.target for mount in self.mounts]
+        for target in targets:
+            if targets.count(target) > 1:
+                raise InvalidSpecError(f"two mounts at {target}: each target can be used once")
+
+
+@frozen(kw_only=True)
+class Port:
+    """A container port published on the host; used from networks on. host_port 0: a free one is chosen."""
+
+    container_port: int
+    host_port: int = 0
+    host_ip: str = "127.0.0.1"
+    protocol: Literal["tcp", "udp", "sctp"] = "tcp"
+
+
+@frozen(kw_only=True)
+class Completed:
+    """How a command ended: as `subprocess.CompletedProcess`. Text unless ``text=False`` was asked."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+    oom_killed: bool = False
+    duration_s: float = 0.0
+
+
+@frozen(kw_only=True)
+class LogLine:
+    """One line a container wrote: `text` is without its newline."""
+
+    time: datetime
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+@frozen(kw_only=True)
+class Stats:
+    """What a container uses now. Sizes in bytes, times in seconds, counters since it started.
+
+    memory_usage counts page cache too; memory_working_set is without the part the kernel can drop at once.
+    """
+
+    time: datetime
+    cpu_s: float
+    cpu_user_s: float
+    cpu_system_s: float
+    throttled_s: float
+    memory_usage: int
+    memory_working_set: int
+    memory_peak: int
+    memory_limit: int | None
+    swap_usage: int
+    oom_kills: int
+    pids: int
+    pids_limit: int | None
+    read_bytes: int
+    write_bytes: int
+    rx_bytes: int
+    tx_bytes: int
+
+
+@frozen(kw_only=True)
+class Process:
+    """One process of a container: `pid` inside, `host_pid` outside; `cpu_s` seconds used, `rss` bytes in memory."""
+
+    pid: int
+    host_pid: int
+    ppid: int
+    user: int
+    state: str
+    cpu_s: float
+    rss: int
+    started_at: datetime
+    argv: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class Change:
+    """One difference to the image: `kind` is ``added``, ``modified`` or ``deleted``; `path` is absolute inside."""
+
+    path: str
+    kind: Literal["added", "modified", "deleted"]

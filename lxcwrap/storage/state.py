@@ -1,0 +1,118 @@
+"""The records: SQLite in WAL mode, foreign keys on, one transaction per change, migrations by user_version.
+
+images(id = config digest) ─< image_layers(position, chain_id, blob)     tags(reference) >─ images
+containers(id, name, image_id, slot = index of the id range, spec) >─ images
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Appended to, never edited: a store of any older version is brought forward on open.
+MIGRATIONS = (
+    """
+    CREATE TABLE images (
+        id TEXT PRIMARY KEY,              -- digest of the config blob
+        manifest TEXT NOT NULL,           -- digest of the manifest blob
+        created_at REAL NOT NULL          -- when it came into this store, Unix time
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE image_layers (
+        image_id TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+        position INTEGER NOT NULL,        -- 0 is the lowest
+        chain_id TEXT NOT NULL,
+        blob TEXT NOT NULL,
+        PRIMARY KEY (image_id, position)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX image_layers_by_chain ON image_layers(chain_id);
+    CREATE TABLE tags (
+        reference TEXT PRIMARY KEY,       -- normalised: registry/repo:tag
+        image_id TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX tags_by_image ON tags(image_id);
+    CREATE TABLE containers (
+        id TEXT PRIMARY KEY,              -- 64 hex digits
+        name TEXT NOT NULL UNIQUE,
+        image_id TEXT NOT NULL REFERENCES images(id) ON DELETE RESTRICT,
+        phase TEXT NOT NULL CHECK (phase IN ('creating', 'created', 'removing')),
+        slot INTEGER UNIQUE,              -- index of its id range; NULL: privileged, no range
+        spec TEXT NOT NULL,               -- JSON
+        created_at REAL NOT NULL,
+        owner_pid INTEGER NOT NULL,       -- who is creating or removing it: a dead owner's row is cleaned
+        owner_start INTEGER NOT NULL      -- that process' start time, so that a re-used pid is not taken for it
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX containers_by_image ON containers(image_id);
+    """,
+)
+
+
+class State:
+    """The records under one root directory. Safe from any thread and any process; a connection per thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection, for reading. A forked child gets its own: SQLite's must not cross fork."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None or self._local.pid != os.getpid():
+            connection = self._local.connection = self._open()
+            self._local.pid = os.getpid()
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        # NORMAL: after a power cut the last changes may be missing, never half there; and no fsync per change.
+        connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
+        if connection.execute("PRAGMA user_version").fetchone()[0] < len(MIGRATIONS):
+            self._migrate(connection)
+        return connection
+
+    @staticmethod
+    def _migrate(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            for script in MIGRATIONS[version:]:
+                for statement in _statements(script):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One change: all of it or nothing. Others wait for it (IMMEDIATE), so read-then-write is safe inside."""
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+    def close(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        if connection is not None and self._local.pid == os.getpid():
+            connection.close()
+        self._local.connection = None
+
+
+def _statements(script: str) -> Iterator[str]:
+    # executescript() would commit the surrounding transaction.
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
