@@ -1,0 +1,81 @@
+"""The shape of the package: who may import whom, and what `import lxcwrap` may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lxcwrap
+
+PACKAGE = Path(lxcwrap.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A module imports only from lines above its own, or from its own package.
+LEVELS = (
+    {"errors", "ids"},
+    {"checkedjson", "reference", "specs"},
+    {"oci"},
+    {"drivers"},
+    {"storage"},
+    {"formats"},
+    {"supervisor"},
+    {"host"},
+    {"container", "image"},
+    {"__init__", "__main__"},
+)
+
+
+def _area(parts: tuple[str, ...]) -> str:
+    """The name `LEVELS` knows a module by: its own, or that of its package."""
+    return parts[0] if parts else "__init__"
+
+
+def _imports(path: Path) -> Iterator[tuple[str, ...]]:
+    """Absolute dotted names of all that a module imports, for types only or late in a function too."""
+    package = ("lxcwrap", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            yield from ((*module, alias.name) for alias in node.names)
+
+
+def _modules(path: Path) -> set[str]:
+    return {name[0] for name in _imports(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    """A module imports from lower levels or its own package."""
+    level = {area: number for number, areas in enumerate(LEVELS) for area in areas}
+    own = _area(path.relative_to(PACKAGE).with_suffix("").parts)
+    for name in _imports(path):
+        if name[0] == "lxcwrap" and (other := _area(name[1:])) != own:
+            assert level[other] < level[own], f"{own} must not import {'.'.join(name)}"
+
+
+def test_one_module_imports_the_bindings() -> None:
+    """liblxc is reached through drivers/liblxc.py alone."""
+    users = {path.relative_to(PACKAGE).as_posix() for path in MODULES if {"lxc", "_lxc"} & _modules(path)}
+    assert users == {"drivers/liblxc.py"}
+
+
+def test_only_drivers_call_the_kernel_directly() -> None:
+    """ctypes appears in drivers/ only."""
+    users = {path.relative_to(PACKAGE).parts[0] for path in MODULES if "ctypes" in _modules(path)}
+    assert users <= {"drivers"}
+
+
+def test_importing_lxcwrap_is_light() -> None:
+    """What is slow to import is imported when it is first used."""
+    heavy = {"_lxc", "attr", "ctypes", "isal", "sqlite3", "subprocess", "tarfile", "yaml", "zstandard"}
+    code = f"import sys; before = set(sys.modules); import lxcwrap; print(*({heavy} & (set(sys.modules) - before)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
