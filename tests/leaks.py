@@ -1,7 +1,7 @@
 """What the machine holds on behalf of one root directory, and what a test left behind.
 
-A trace is one line of text that names the thing well enough to find it by hand. Traces of other root directories are
-not counted, so tests may run side by side.
+A trace is one line of text that names the thing well enough to find it by hand. Traces of other root directories
+are not counted, so tests may run side by side.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def snapshot(root: Path) -> frozenset[str]:
 
 
 def assert_same(before: frozenset[str], root: Path, *, grace_s: float = 3.0) -> None:
-    """Fails and names what is there now and was not `before`; `grace_s` is for what the kernel ends a little later."""
+    """Fails and names what is there and was not `before`. `grace_s`: for what the kernel ends a little later."""
     deadline = time.monotonic() + grace_s
     left = snapshot(root) - before
     while left and time.monotonic() < deadline:

@@ -58,7 +58,7 @@ def test_imports_point_downwards(path: Path) -> None:
     own = _area(path.relative_to(PACKAGE).with_suffix("").parts)
     for name in _imports(path):
         if name[0] == "lxcwrap" and (other := _area(name[1:])) != own:
-            assert level[other] < level[own], f"{own} must not import {'.'.join(name)}"
+            assert level.get(other, 99) < level[own], f"{own} must not import {'.'.join(name)}"
 
 
 def test_one_module_imports_the_bindings() -> None:
@@ -76,6 +76,6 @@ def test_only_drivers_call_the_kernel_directly() -> None:
 def test_importing_lxcwrap_is_light() -> None:
     """What is slow to import is imported when it is first used."""
     heavy = {"_lxc", "attr", "ctypes", "isal", "sqlite3", "subprocess", "tarfile", "yaml", "zstandard"}
-    code = f"import sys; before = set(sys.modules); import lxcwrap; print(*({heavy} & (set(sys.modules) - before)))"
+    code = "import sys; before = set(sys.modules); import lxcwrap; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert not heavy & set(done.stdout.split())
