@@ -1,7 +1,7 @@
-"""What the machine holds on behalf of one root directory, and what a test left behind.
+"""What the machine holds on behalf of a test run, and what a test left behind.
 
-A trace is one line of text that names the thing well enough to find it by hand. Traces of other root directories
-are not counted, so tests may run side by side.
+All root directories of a run lie in one directory, `base`. A trace is one line of text that names the thing
+well enough to find it by hand. Traces of other runs are not counted, so tests may run side by side.
 """
 
 from __future__ import annotations
@@ -16,41 +16,40 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
+PREFIX = "lxcwrap-test-"
 
 
-def snapshot(root: Path) -> frozenset[str]:
-    """All traces of `root` and of this process."""
-    processes = dict(_own_processes(root))
-    return frozenset(
-        [
-            *processes.values(),
-            *_mounts(root),
-            *_links(),
-            *_cgroups(root),
-            *_loop_devices(root),
-            *_network_namespaces(),
-            *_descriptors(),
-            *(f"thread {thread.name}" for thread in threading.enumerate()),
-            *_rows(root),
-            *_files(root),
-        ]
-    )
+def snapshot(base: Path) -> frozenset[str]:
+    """All traces of the root directories in `base`, and of this process."""
+    traces = [
+        *_mounts(base),
+        *_links(),
+        *_cgroups(base),
+        *_processes(base),
+        *_loop_devices(base),
+        *_network_namespaces(),
+        *_descriptors(),
+        *(f"thread {thread.name}" for thread in threading.enumerate()),
+    ]
+    for root in base.iterdir():
+        traces += [f"file {root}", *_files(root), *_rows(root)]
+    return frozenset(traces)
 
 
-def assert_same(before: frozenset[str], root: Path, *, grace_s: float = 3.0) -> None:
-    """Fails and names what is there and was not `before`. `grace_s`: for what the kernel ends a little later."""
+def assert_same(before: frozenset[str], base: Path, *, grace_s: float = 3.0) -> None:
+    """Fails and names what is there and was not `before`; the kernel has `grace_s` to end things."""
     deadline = time.monotonic() + grace_s
-    left = snapshot(root) - before
+    left = snapshot(base) - before
     while left and time.monotonic() < deadline:
         gc.collect()  # a file held by garbage alone is not a leak
         time.sleep(0.02)
-        left &= snapshot(root)
+        left &= snapshot(base)
     assert not left, "left behind:\n  " + "\n  ".join(sorted(left))
 
 
-def _mounts(root: Path) -> Iterator[str]:
+def _mounts(base: Path) -> Iterator[str]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if str(root) in line or "lxcwrap" in line:
+        if str(base) in line or ("lxcwrap" in line and PREFIX not in line):
             yield f"mount {line.split()[4]} ({line.partition(' - ')[2]})"
 
 
@@ -58,31 +57,35 @@ def _links() -> Iterator[str]:
     return (f"link {link.name}" for link in Path("/sys/class/net").iterdir())
 
 
-def _cgroups(root: Path) -> Iterator[str]:
+def _cgroups(base: Path) -> Iterator[str]:
     for directory, _, _ in os.walk(CGROUPS):
-        if "lxcwrap" in directory and not _is_foreign(Path(directory), root):
+        if "lxcwrap" in directory and not _is_foreign(Path(directory), base):
             yield f"cgroup {directory}"
 
 
-def _is_foreign(cgroup: Path, root: Path) -> bool:
+def _is_foreign(cgroup: Path, base: Path) -> bool:
     """Whether a supervisor of another root directory lives in this cgroup or below it."""
     lines = [_cmdline(pid) for procs in cgroup.rglob("cgroup.procs") for pid in _read(procs).split()]
-    return any("lxcwrap" in line and str(root) not in line for line in lines)
+    return any("lxcwrap" in line and str(base) not in line for line in lines)
 
 
-def _own_processes(root: Path) -> Iterator[tuple[int, str]]:
+def _processes(base: Path) -> Iterator[str]:
+    """Our own descendants, and whatever names `base` in its command line. A fork-server may come and go: it is
+    without its number here, so that another one in its place is no leak."""
     parents = {int(entry.name): _parent(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()}
-    for pid in parents:
-        cmdline = _cmdline(str(pid))
-        if "multiprocessing" in cmdline:  # its resource tracker stays until the interpreter ends
-            continue
-        if str(root) in cmdline or _descends(pid, os.getpid(), parents):
-            yield pid, f"process {pid} ({cmdline or _read(PROC / str(pid) / 'comm').strip()})"
+    commands = {pid: _cmdline(str(pid)) for pid in parents}
+    ours = {pid for pid, command in commands.items() if str(base) in command or _descends(pid, parents)}
+    for pid in ours:
+        name = _read(PROC / str(pid) / "comm").strip()
+        if name == "lxcwrap-server":
+            yield f"fork-server ({commands[pid]})"
+        elif name and "multiprocessing" not in commands[pid]:  # its tracker lives as long as the interpreter
+            yield f"process {pid} {name} ({commands[pid]})"
 
 
-def _descends(pid: int, ancestor: int, parents: dict[int, int]) -> bool:
+def _descends(pid: int, parents: dict[int, int]) -> bool:
     while pid := parents.get(pid, 0):
-        if pid == ancestor:
+        if pid == os.getpid():
             return True
     return False
 
@@ -96,9 +99,9 @@ def _cmdline(pid: str) -> str:
     return _read(PROC / pid / "cmdline").replace("\0", " ").strip()
 
 
-def _loop_devices(root: Path) -> Iterator[str]:
+def _loop_devices(base: Path) -> Iterator[str]:
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        if str(root) in (path := _read(backing)):
+        if str(base) in (path := _read(backing)):
             yield f"loop device {backing.parts[3]} ({path.strip()})"
 
 
@@ -120,9 +123,8 @@ def _rows(root: Path) -> Iterator[str]:
     state = sqlite3.connect(f"file:{root}/state.db?mode=ro", uri=True)
     try:
         for table, columns in (("containers", "id, name, phase"), ("images", "id"), ("tags", "reference")):
-            yield from (
-                f"row in {table}: {' '.join(row)}" for row in state.execute(f"SELECT {columns} FROM {table}")
-            )
+            for row in state.execute(f"SELECT {columns} FROM {table}"):
+                yield f"row in {table}: {' '.join(row)}"
     finally:
         state.close()
 

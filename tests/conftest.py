@@ -1,0 +1,103 @@
+"""What all tests share: who needs what of the machine, root directories of their own, and the leak check."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lxcwrap import Host
+from tests import leaks
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE / "integration" in item.path.parents:
+            item.add_marker(pytest.mark.lxc)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A missing need skips the test on a developer's machine, and fails it in CI."""
+    if item.get_closest_marker("lxc") and (missing := _missing_for_lxc()):
+        if os.environ.get("CI"):
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+
+
+@cache
+def _missing_for_lxc() -> str:
+    if os.geteuid() != 0:
+        return "needs root"
+    return "" if ctypes.util.find_library("lxc") else "needs liblxc: run ./dev setup"
+
+
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory that holds all root directories of this run: in memory where there is room, as a disk adds
+    nothing but waiting."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
+    usable = roomy and not os.statvfs(memory).f_flag & os.ST_NOEXEC
+    base = Path(
+        tempfile.mkdtemp(prefix=leaks.PREFIX, dir=memory if usable else tmp_path_factory.getbasetemp())
+    )
+    for directory in (base, *base.parents):
+        if not directory.stat().st_mode & 0o001:
+            directory.chmod(directory.stat().st_mode | 0o011)  # the containers' root must get through
+    yield base
+    shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session")
+def shared_root(roots: Path) -> Iterator[Path]:
+    """The root directory most tests share, with the default image made. It is also where `default_host()` is."""
+    root = roots / "shared"
+    with pytest.MonkeyPatch.context() as patch, Host(root) as host:
+        patch.setenv("LXCWRAP_ROOT", str(root))
+        host.containers.run("busybox", ["true"])
+        yield root
+        host.close(stop_server=True)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test on the real machine leaves it as it was."""
+    if not request.node.get_closest_marker("lxc"):
+        yield
+        return
+    request.getfixturevalue("shared_root")
+    base = request.getfixturevalue("roots")
+    before = leaks.snapshot(base)
+    yield
+    leaks.assert_same(before, base)
+
+
+@pytest.fixture
+def host(shared_root: Path) -> Iterator[Host]:
+    """A host over the shared root directory."""
+    with Host(shared_root) as host:
+        yield host
+
+
+@pytest.fixture
+def fresh_root(roots: Path) -> Iterator[Path]:
+    """A root directory of the test's own, not made yet; its fork-server is stopped and all is deleted afterwards."""
+    root = Path(tempfile.mkdtemp(prefix="fresh-", dir=roots))
+    yield root
+    Host(root).close(stop_server=True)
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def fresh_host(fresh_root: Path) -> Iterator[Host]:
+    """A host over a root directory of the test's own: for tests of images, crashes and the fork-server."""
+    with Host(fresh_root) as host:
+        yield host
