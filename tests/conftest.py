@@ -9,11 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from lxcwrap import Host
 from tests import leaks
+
+if TYPE_CHECKING:
+    from lxcwrap import Host
 
 HERE = Path(__file__).parent
 
@@ -41,14 +44,12 @@ def _missing_for_lxc() -> str:
 
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The directory that holds all root directories of this run: in memory where there is room, as a disk adds
-    nothing but waiting."""
+    """Holds all root directories of this run. In memory where there is room: a disk adds nothing but waiting."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
     usable = roomy and not os.statvfs(memory).f_flag & os.ST_NOEXEC
-    base = Path(
-        tempfile.mkdtemp(prefix=leaks.PREFIX, dir=memory if usable else tmp_path_factory.getbasetemp())
-    )
+    parent = memory if usable else tmp_path_factory.getbasetemp()
+    base = Path(tempfile.mkdtemp(prefix=leaks.PREFIX, dir=parent))
     for directory in (base, *base.parents):
         if not directory.stat().st_mode & 0o001:
             directory.chmod(directory.stat().st_mode | 0o011)  # the containers' root must get through
@@ -58,7 +59,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def shared_root(roots: Path) -> Iterator[Path]:
-    """The root directory most tests share, with the default image made. It is also where `default_host()` is."""
+    """The root directory most tests share, with the default image made; `default_host()` is there too."""
+    from lxcwrap import Host
+
     root = roots / "shared"
     with pytest.MonkeyPatch.context() as patch, Host(root) as host:
         patch.setenv("LXCWRAP_ROOT", str(root))
@@ -83,13 +86,17 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def host(shared_root: Path) -> Iterator[Host]:
     """A host over the shared root directory."""
+    from lxcwrap import Host
+
     with Host(shared_root) as host:
         yield host
 
 
 @pytest.fixture
 def fresh_root(roots: Path) -> Iterator[Path]:
-    """A root directory of the test's own, not made yet; its fork-server is stopped and all is deleted afterwards."""
+    """An empty root directory of the test's own; afterwards its fork-server is stopped and all is deleted."""
+    from lxcwrap import Host
+
     root = Path(tempfile.mkdtemp(prefix="fresh-", dir=roots))
     yield root
     Host(root).close(stop_server=True)
@@ -99,5 +106,7 @@ def fresh_root(roots: Path) -> Iterator[Path]:
 @pytest.fixture
 def fresh_host(fresh_root: Path) -> Iterator[Host]:
     """A host over a root directory of the test's own: for tests of images, crashes and the fork-server."""
+    from lxcwrap import Host
+
     with Host(fresh_root) as host:
         yield host

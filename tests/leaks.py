@@ -70,8 +70,8 @@ def _is_foreign(cgroup: Path, base: Path) -> bool:
 
 
 def _processes(base: Path) -> Iterator[str]:
-    """Our own descendants, and whatever names `base` in its command line. A fork-server may come and go: it is
-    without its number here, so that another one in its place is no leak."""
+    """Our own descendants, and whatever names `base` in its command line. A fork-server may come and go: its
+    trace is without its number, so that another one in its place is no leak."""
     parents = {int(entry.name): _parent(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()}
     commands = {pid: _cmdline(str(pid)) for pid in parents}
     ours = {pid for pid, command in commands.items() if str(base) in command or _descends(pid, parents)}
