@@ -246,22 +246,6 @@ static void set_ids(const struct user *user, const char *spec)
         setenv("HOME", user->home, 1);
 }
 
-static void load_filter(const char *path)
-{
-    struct stat st = {0};
-    struct sock_fprog program;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0 || fstat(fd, &st) < 0)
-        fail("seccomp", "cannot load filter", path, NULL);
-    program.len = st.st_size / sizeof(struct sock_filter);
-    program.filter = mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (program.filter == MAP_FAILED || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-        syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
-        fail("seccomp", "cannot load filter", path, NULL);
-    close(fd);
-}
-
 /* execvp without its habit of giving what it cannot run to /bin/sh. */
 static _Noreturn void execute(char **argv)
 {
@@ -303,8 +287,6 @@ static _Noreturn void become(struct options *options)
     set_ids(&user, options->user);
     if (options->cwd && chdir(options->cwd) < 0)
         fail("cwd", "cannot enter directory", options->cwd, NULL);
-    if (options->filter)
-        load_filter(options->filter);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     execute(options->argv);
@@ -322,11 +304,13 @@ static void reap(pid_t command)
             _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
-static _Noreturn void supervise(pid_t command, const sigset_t *all)
+static _Noreturn void supervise(pid_t command)
 {
-    for (;;) {
+    sigset_t all;
+
+    for (sigfillset(&all);;) {
         int number = SIGCHLD;
-        sigwait(all, &number);
+        sigwait(&all, &number);
         if (number == SIGCHLD)
             reap(command);
         else
@@ -335,14 +319,10 @@ static _Noreturn void supervise(pid_t command, const sigset_t *all)
 }
 
 /* Returns in the child, which will be the command. */
-static void start_supervised(const char *filter)
+static void start_supervised(void)
 {
-    sigset_t all;
     pid_t command;
 
-    /* Blocked signals wait for sigwait, also those that PID 1 would be spared (signal(7), pid_namespaces(7)). */
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
     if (getpid() != 1)
         prctl(PR_SET_CHILD_SUBREAPER, 1);
     command = fork();
@@ -352,18 +332,36 @@ static void start_supervised(const char *filter)
         return;
     /* stdin is the command's alone: its writer shall see when it is closed. 1 and 2 serve those who use /proc/1/fd. */
     close(STDIN_FILENO);
-    if (filter)
-        load_filter(filter);
     close_range(3, ~0U, 0);
-    supervise(command, &all);
+    supervise(command);
+}
+
+static void load_filter(const char *path)
+{
+    struct stat st = {0};
+    struct sock_fprog program;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 || fstat(fd, &st) < 0)
+        fail("seccomp", "cannot load filter", path, NULL);
+    program.len = st.st_size / sizeof(struct sock_filter);
+    program.filter = mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (program.filter == MAP_FAILED || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
+        fail("seccomp", "cannot load filter", path, NULL);
+    close(fd);
 }
 
 static void reset_inherited(void)
 {
     struct sigaction action = {.sa_handler = SIG_DFL};
+    sigset_t all;
 
     for (int number = 1; number <= SIGRTMAX; number++)
         sigaction(number, &action, NULL);
+    /* Blocked, none is lost from here on, also of those that PID 1 would be spared (pid_namespaces(7)). */
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
     umask(022);
     if (close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
         fail("init", "cannot", "close inherited files", NULL);
@@ -392,7 +390,10 @@ int main(int argc, char **argv)
     }
     reset_inherited();
     report("S", -1);
+    /* Before the fork, so that the kernel keeps one filter for both. What follows is what any container may do. */
+    if (options.filter)
+        load_filter(options.filter);
     if (!options.exec_only)
-        start_supervised(options.filter);
+        start_supervised();
     become(&options);
 }

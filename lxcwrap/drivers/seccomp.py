@@ -1,0 +1,253 @@
+"""The seccomp filter of containers, compiled once and kept; the init loads it (see ``init/init.c``).
+
+Compiling takes libseccomp some 10 ms, loading the result takes the kernel a fraction of one. What lies in the cache:
+
+    <cache>/seccomp-<digest>.bpf      the program, an array of struct sock_filter
+    <cache>/init-<key>/               bind-mounted read-only at /dev/.lxcwrap in every container
+        init                          our init
+        filter.bpf                    a hard link to the program; absent without seccomp
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .seccomp_names import allowed_names
+
+if TYPE_CHECKING:
+    import ctypes
+
+INIT = Path(__file__).parents[1] / "init" / "lxcwrap-init"
+
+# seccomp.h and linux/audit.h
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_LT, _EQ, _GT, _MASKED_EQ = 2, 4, 6, 7
+_OPTIMIZE, _BINARY_TREE = 8, 2
+_I386, _X86_64, _X32, _ARM, _AARCH64 = 0x40000003, 0xC000003E, 0x4000003E, 0x40000028, 0xC00000B7
+_COMPATIBLE = {_X86_64: (_I386, _X32), _AARCH64: (_ARM,)}
+
+_AF_ALG, _AF_VSOCK = 38, 40
+# NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET
+_CLONE_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+# Linux, BSD-like 16-bit, UNAME26, both, and "tell me": none that switches address randomisation off.
+_PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
+
+
+class Condition(NamedTuple):
+    """On one argument: ``argument <compare> a``, or ``(argument & a) == b`` for a mask."""
+
+    argument: int
+    compare: int
+    a: int
+    b: int = 0
+
+
+class Rule(NamedTuple):
+    action: int
+    name: str
+    condition: Condition | None = None
+
+
+def rules(capabilities: frozenset[str]) -> list[Rule]:
+    """The whole policy for a container with these capabilities (as ``"SYS_ADMIN"``); what no rule names gets EPERM."""
+    result = [Rule(_ALLOW, name) for name in sorted(allowed_names(capabilities))]
+    result += [Rule(_ALLOW, "personality", Condition(0, _EQ, value)) for value in _PERSONALITIES]
+    # All families but AF_ALG (kernel attack surface nobody needs) and AF_VSOCK (reaches the hypervisor: not namespaced).
+    result += [
+        Rule(_ALLOW, "socket", Condition(0, _LT, _AF_ALG)),
+        Rule(_ALLOW, "socket", Condition(0, _EQ, _AF_ALG + 1)),
+        Rule(_ALLOW, "socket", Condition(0, _GT, _AF_VSOCK)),
+    ]
+    if "SYS_ADMIN" in capabilities:
+        return [*result, Rule(_ALLOW, "clone"), Rule(_ALLOW, "clone3")]
+    # clone3 has its flags behind a pointer, where no filter sees them; on ENOSYS the C libraries fall back to clone.
+    no_namespaces = Condition(0, _MASKED_EQ, _CLONE_NAMESPACES, 0)
+    return [*result, Rule(_ALLOW, "clone", no_namespaces), Rule(_ERRNO | errno.ENOSYS, "clone3")]
+
+
+@lru_cache(maxsize=1)
+def _libseccomp() -> ctypes.CDLL:
+    import ctypes
+
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError as error:
+        from ..errors import UnsupportedError
+
+        raise UnsupportedError(f"the seccomp filter needs libseccomp ({error})", "apt install libseccomp2") from None
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_version.restype = ctypes.POINTER(ctypes.c_uint * 3)
+    library.seccomp_arch_native.restype = ctypes.c_uint32
+    library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
+    return library
+
+
+def _checked(result: int, operation: str) -> None:
+    if result < 0:
+        from ..errors import KernelError
+
+        raise KernelError(-result, operation)
+
+
+def _add(library: ctypes.CDLL, context: ctypes.c_void_p, rule: Rule) -> None:
+    import ctypes
+
+    number = library.seccomp_syscall_resolve_name(rule.name.encode())
+    if number == -1:  # newer than this libseccomp: stays refused
+        return
+    action = ctypes.c_uint32(rule.action)
+    if rule.condition is None:
+        _checked(library.seccomp_rule_add_array(context, action, number, 0, None), rule.name)
+    else:
+        compare = struct.pack("=IIQQ", *rule.condition)  # struct scmp_arg_cmp
+        _checked(library.seccomp_rule_add_array(context, action, number, 1, compare), rule.name)
+
+
+def _newest_call(library: ctypes.CDLL) -> int:
+    """Highest call number that this libseccomp knows. Since Linux 5.0 (424) all architectures count alike."""
+    import ctypes
+
+    newest = 424
+    free = ctypes.CDLL(None).free
+    for number in range(424, 1024):
+        name = library.seccomp_syscall_resolve_num_arch(library.seccomp_arch_native(), ctypes.c_int(number))
+        if name:
+            newest = number
+            free(ctypes.c_void_p(name))
+    return newest
+
+
+def _unknown_calls(newest: int) -> bytes:
+    """Instructions that give ENOSYS to calls newer than the list can name. With EPERM programs would not fall back
+    to the older call: glibc 2.39's fchmodat is one. Not for x32's and arm's own calls, which count from far above."""
+    load, jump_ge, jump_gt, give = 0x20, 0x35, 0x25, 0x06  # BPF_LD|W|ABS, JMP|JGE|K, JMP|JGT|K, RET|K
+    program = (
+        (load, 0, 0, 0),  # seccomp_data.nr
+        (jump_ge, 2, 0, 0x0F0000),
+        (jump_gt, 0, 1, newest),
+        (give, 0, 0, _ERRNO | errno.ENOSYS),
+    )
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def compile_filter(capabilities: frozenset[str] = frozenset()) -> bytes:
+    """The program for a container with these capabilities: an array of ``struct sock_filter``.
+
+    Raises UnsupportedError without libseccomp, KernelError when it refuses a rule.
+    """
+    import ctypes
+
+    library = _libseccomp()
+    context = ctypes.c_void_p(library.seccomp_init(_ERRNO | errno.EPERM))
+    try:
+        for architecture in _COMPATIBLE.get(library.seccomp_arch_native(), ()):
+            _checked(library.seccomp_arch_add(context, ctypes.c_uint32(architecture)), "seccomp_arch_add")
+        # A tree instead of a long chain: the kernel, which tries every call when it loads the filter, is quick with it.
+        _checked(library.seccomp_attr_set(context, _OPTIMIZE, _BINARY_TREE), "seccomp_attr_set")
+        for rule in rules(capabilities):
+            _add(library, context, rule)
+        fd = os.memfd_create("lxcwrap-seccomp", os.MFD_CLOEXEC)
+        try:
+            _checked(library.seccomp_export_bpf(context, fd), "seccomp_export_bpf")
+            return _unknown_calls(_newest_call(library)) + os.pread(fd, os.fstat(fd).st_size, 0)
+        finally:
+            os.close(fd)
+    finally:
+        library.seccomp_release(context)
+
+
+# --- the cache ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _once(path: Path, make: Callable[[Path], None]) -> Path:
+    """`path`, which appears whole or not at all. One process makes it; what a killed one left is made anew."""
+    if path.exists():
+        return path
+    draft = path.with_name(f".{path.name}.new")
+    with _lock(path.parent):
+        if not path.exists():
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+            make(draft)
+            _sync(draft)
+            draft.rename(path)
+            _sync(path.parent)
+    return path
+
+
+@lru_cache(maxsize=64)
+def _filter_name(capabilities: frozenset[str]) -> str:
+    import hashlib
+
+    library = _libseccomp()
+    facts = (rules(capabilities), list(library.seccomp_version().contents), library.seccomp_arch_native(), 1)
+    return "seccomp-" + hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def ensure_filter(cache: Path, capabilities: frozenset[str] = frozenset()) -> Path:
+    """File in `cache` with the compiled filter; made when it is not there. Named by what it was compiled from.
+
+    Raises as `compile_filter`, and OSError.
+    """
+
+    def make(draft: Path) -> None:
+        draft.write_bytes(compile_filter(capabilities))
+        draft.chmod(0o644)
+
+    return _once(cache / f"{_filter_name(capabilities)}.bpf", make)
+
+
+def init_dir(cache: Path, capabilities: frozenset[str] = frozenset(), seccomp: bool = True) -> Path:
+    """Directory in `cache` with ``init`` and, with `seccomp`, ``filter.bpf``; made when it is not there.
+
+    Two stats when it is. Raises UnsupportedError when the package was installed without its init; as `ensure_filter`.
+    """
+    try:
+        found = INIT.stat()
+    except FileNotFoundError:
+        from ..errors import UnsupportedError
+
+        raise UnsupportedError(f"{INIT} is missing", "install lxcwrap with pip, which compiles it") from None
+    # ctime, unlike mtime, is set by the kernel alone: a replaced init is always seen.
+    build = f"{found.st_ino:x}-{found.st_ctime_ns:x}"
+    path = cache / f"init-{build}-{_filter_name(capabilities) if seccomp else 'open'}"
+    if path.exists():
+        return path
+    program = ensure_filter(cache, capabilities) if seccomp else None
+
+    def make(draft: Path) -> None:
+        draft.mkdir()
+        draft.chmod(0o755)
+        shutil.copyfile(INIT, draft / "init")
+        (draft / "init").chmod(0o755)
+        _sync(draft / "init")
+        if program:
+            (draft / "filter.bpf").hardlink_to(program)
+
+    return _once(path, make)
