@@ -1,4 +1,4 @@
-"""Compiles the containers' init, the one thing setup.cfg cannot declare. Everything else stands in setup.cfg."""
+"""Compiles the containers' init, the one thing setup.cfg cannot declare."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-# Static, because it runs in images of any distribution; not PIE and in few pages, because each container has one.
+# Static: it runs in images of any distribution. Not PIE: fewer private pages, and each container has one.
 FLAGS = ["-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-no-pie", "-fno-pie"]
 
 
@@ -27,9 +27,8 @@ class BuildInit(build_ext):
         try:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise CompileError(
-                f"lxcwrap needs a C compiler and a static C library (Debian: apt install gcc libc6-dev): {error}"
-            ) from error
+            remedy = "lxcwrap needs a C compiler and a static C library (Debian: apt install gcc libc6-dev)"
+            raise CompileError(f"{remedy}: {error}") from error
 
 
 class PlatformWheel(bdist_wheel):
