@@ -44,7 +44,7 @@ def _missing_for_lxc() -> str:
 
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Holds all root directories of this run. In memory where there is room: a disk adds nothing but waiting."""
+    """Holds all root directories of this run; in memory where there is room, as a disk only adds waiting."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
     usable = roomy and not os.statvfs(memory).f_flag & os.ST_NOEXEC

@@ -1,0 +1,41 @@
+"""The examples do what they say, as a user would run them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run_example(name: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_quickstart(shared_root: Path) -> None:
+    """The quickstart runs a command, reports its failure, limits a container and reads its log."""
+    output = run_example("quickstart.py")
+    assert "Hello from a container" in output
+    assert "exit code 3, stderr 'no such luck\\n'" in output
+    assert "of 33554432 bytes used" in output
+    assert "stdout tick" in output
+    assert "stopped and removed: True" in output
+
+
+def test_debian_application(fresh_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web application in an image made from Debian packages answers from inside, and its log is kept."""
+    monkeypatch.setenv("LXCWRAP_ROOT", str(fresh_root))
+    output = run_example("debian_app.py")
+    assert "<h1>1 guests</h1><p>Ada &amp; Charles" in output
+    assert '"GET / HTTP/1.1" 200' in output
