@@ -12,13 +12,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run_example(name: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    command = [sys.executable, "-W", "error", EXAMPLES / name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -7,18 +7,7 @@ import inspect
 import lxcwrap
 from lxcwrap import errors
 
-CONTRACT = {
-    "Container",
-    "Host",
-    "Image",
-    "Limits",
-    "Mount",
-    "Port",
-    "default_host",
-    "ready",
-    "run",
-    "use_host",
-}
+CONTRACT = {"Container", "Host", "Image", "Limits", "Mount", "Port", "default_host", "run", "use_host"}
 
 
 def test_all_is_sorted_and_complete() -> None:
