@@ -52,3 +52,10 @@ def open_in_root(rootfd: int, path: str | bytes, flags: int, mode: int = 0) -> i
         except BlockingIOError:  # EAGAIN: something was renamed meanwhile, so the kernel could not be sure (openat2(2))
             continue
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+
+def syncfs(fd: int) -> None:
+    """Wait until the file system that holds `fd` is on disk. OSError as from syncfs(2)."""
+    if _libc.syncfs(fd):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -20,19 +20,11 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from ..errors import DigestMismatchError, FormatError, NotFoundError, UnsupportedError
+from ..oci import Digest
 
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _CHUNK = 1 << 20
-
-
-def digest_hex(digest: str) -> str:
-    """The 64 hex digits of a ``sha256:…`` digest; FormatError for all else, as it is about to become a file name."""
-    match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
-    if not match:
-        raise FormatError(f"digest {digest!r}", "must be 'sha256:' and 64 lower-case hex digits")
-    return match[1]
 
 
 class BlobWriter:
@@ -75,7 +67,7 @@ class BlobWriter:
         digest = "sha256:" + self._hash.hexdigest()
         if expected is not None and digest != expected:
             raise DigestMismatchError(what=self._what, expected=expected, actual=digest)
-        self.commit_as(digest_hex(digest))
+        self.commit_as(Digest(digest).hex)
         return digest
 
     def commit_as(self, name: str) -> None:
@@ -123,7 +115,7 @@ class BlobStore:
         expected, size: what a descriptor announced. Raises DigestMismatchError or FormatError if the content is anything
         else, as soon as that is known; nothing is kept then.
         """
-        what = "blob" if expected is None else f"blob sha256:{digest_hex(expected)}"
+        what = "blob" if expected is None else f"blob {Digest(expected)}"
         with self.writer(limit=size, what=what) as writer:
             for chunk in chunks:
                 writer.write(chunk)
@@ -137,7 +129,7 @@ class BlobStore:
 
     def path(self, digest: str) -> Path:
         """Where the blob is, or would be."""
-        return self._blobs / digest_hex(digest)
+        return self._blobs / Digest(digest).hex
 
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()

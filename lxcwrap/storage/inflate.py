@@ -1,4 +1,4 @@
-"""From stored bytes to plain tar: compression found by its magic, both digests taken in the same pass.
+"""From stored bytes to plain tar and back: compression found by its magic, both digests taken in the same pass.
 
     source -> read, hash, inflate (thread 1) -> hash (thread 2) -> the caller
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -42,13 +41,15 @@ _MAGIC = (
     (b"\xfd7zXZ\0", Compression.XZ),
     (b"BZh", None),
 )
+_MAGIC_SIZE = 6
 
 
 class PlainStream:
     """Iterator over the plain bytes of `source`, which may be compressed. Close it, or use it in `closing`.
 
     limit: most plain bytes accepted; more raises FormatError, as does any damage. A file or iterator given as source is read
-    in another thread until `close` returns, and stays open. `digest` and `diff_id` are right once the end was reached.
+    in another thread until `close` returns, and stays open. `compression` is known at once, `digest` and `diff_id` when the
+    end was reached. tee: set it before iterating to be given the stored bytes too, in that other thread.
     """
 
     def __init__(self, source: Source, *, what: str, limit: int) -> None:
@@ -57,8 +58,13 @@ class PlainStream:
         self._blob_hash = hashlib.sha256()
         self._plain_hash = hashlib.sha256()
         self.bytes_read = 0
-        self.compression = Compression.NONE
-        self._chunks = _ahead(self._counted(_ahead(self._inflated(source))))
+        self.tee: Callable[[bytes], object] | None = None
+        self._source = _read(source)
+        self._head = b""
+        while len(self._head) < _MAGIC_SIZE and (chunk := next(self._source, b"")):
+            self._head += chunk
+        self.compression = self._detect(self._head)
+        self._chunks = _ahead(self._counted(_ahead(self._inflated())))
 
     @property
     def digest(self) -> str:
@@ -76,6 +82,7 @@ class PlainStream:
     def close(self) -> None:
         """Stop reading and end the threads."""
         self._chunks.close()
+        self._source.close()
 
     def _counted(self, chunks: Chunks) -> Chunks:
         size = 0
@@ -87,21 +94,14 @@ class PlainStream:
                 self._plain_hash.update(chunk)
                 yield chunk
 
-    def _inflated(self, source: Source) -> Chunks:
-        chunks = self._stored(source)
-        head = b""
-        for chunk in chunks:
-            head += chunk
-            if len(head) >= 6:
-                break
-        self.compression = self._detect(head)
-        yield from self._inflate(_chain(head, chunks))
-
-    def _stored(self, source: Source) -> Chunks:
-        for chunk in _read(source):
-            self._blob_hash.update(chunk)
-            self.bytes_read += len(chunk)
-            yield chunk
+    def _stored(self) -> Chunks:
+        with closing(self._source):
+            for chunk in _chain(self._head, self._source):
+                self._blob_hash.update(chunk)
+                self.bytes_read += len(chunk)
+                if self.tee:
+                    self.tee(chunk)
+                yield chunk
 
     def _detect(self, head: bytes) -> Compression:
         for magic, compression in _MAGIC:
@@ -111,7 +111,8 @@ class PlainStream:
                 return compression
         return Compression.NONE
 
-    def _inflate(self, chunks: Iterator[bytes]) -> Chunks:
+    def _inflated(self) -> Chunks:
+        chunks = self._stored()
         try:
             if self.compression is Compression.NONE:
                 yield from chunks
@@ -183,6 +184,17 @@ class _ChunkFile:
         rest = self._rest or next(self._chunks, b"")
         self._rest = rest[size:]
         return rest[:size]
+
+
+def gzip_tee(chunks: Iterable[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:
+    """`chunks` as they are, while `write` is given them compressed. The same content always gives the same bytes."""
+    from isal import isal_zlib
+
+    compressor = isal_zlib.compressobj(level=2, wbits=31)
+    for chunk in chunks:
+        write(compressor.compress(chunk))
+        yield chunk
+    write(compressor.flush())
 
 
 def _inflate_errors() -> tuple[type[Exception], ...]:

@@ -1,0 +1,237 @@
+"""Unpacked layers by chain id, and layer archives into blobs.
+
+layers/<hex>/             an unpacked layer, complete whenever the name exists
+layers/.draft-<uuid>/     one being unpacked or deleted; its maker holds a lock (flock) on it
+
+Unpacking does not wait for the disk: writing out a few hundred megabytes takes seconds. Instead a new layer carries the boot
+id in an attribute, until `sweep` knows that it is on disk. One that still has it after the machine was restarted may be
+damaged: `sweep` removes it, and it is unpacked again from its blob.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from ..drivers.paths import syncfs
+from ..errors import DigestMismatchError, FormatError
+from ..oci import OCI_LAYER, Digest
+from .blobs import BlobStore
+from .inflate import Compression, PlainStream, Source, gzip_tee
+from .tarstream import ZERO_BLOCK, TarReader
+from .unpack import unpack_tar
+
+MAX_LAYER_BYTES = 64 << 30
+_DRAFT = ".draft-"
+_UNSYNCED = "trusted.lxcwrap.unsynced"
+_HEX = re.compile(r"[0-9a-f]{64}")
+_WRITTEN_BACK_S = 60.0  # the kernel writes by itself what is older than 30 s
+
+
+class LayerStore:
+    """Directories of layers. Safe from any thread and process. Malformed digests raise FormatError.
+
+    max_bytes: most plain bytes one layer may have, the guard against archives that expand without end.
+    """
+
+    def __init__(self, layers_dir: Path, *, max_bytes: int = MAX_LAYER_BYTES) -> None:
+        self._dir = layers_dir
+        self._max_bytes = max_bytes
+
+    def path(self, chain_id: str) -> Path:
+        """Where the layer is, or would be: a lower directory for overlayfs, with plain ids (0 is root)."""
+        return self._dir / Digest(chain_id).hex
+
+    def has(self, chain_id: str) -> bool:
+        return self.path(chain_id).is_dir()
+
+    def unpack(
+        self,
+        chain_id: str,
+        source: Source,
+        *,
+        diff_id: str,
+        blob_digest: str | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Path:
+        """
+        Unpack a layer archive unless it is there; its directory.
+
+        source: path, binary file or chunks; plain, or compressed by gzip, zstd or xz. It is read in other threads.
+        diff_id, blob_digest: what plain and stored content must have, verified in the same pass. progress: called now and
+        then with the bytes of `source` read so far.
+
+        Raises FormatError, DigestMismatchError: damaged or hostile; KernelError: the machine refused. Nothing is kept then.
+        """
+        final = self.path(chain_id)
+        if final.is_dir():
+            return final
+        what = f"layer {Digest(diff_id)}"
+        with self._draft() as (draft, draft_fd), closing(PlainStream(source, what=what, limit=self._max_bytes)) as stream:
+            try:
+                unpack_tar(TarReader(_reporting(stream, progress)), draft_fd)
+            except FormatError as error:
+                raise FormatError(f"{what}: {error.what}", error.reason) from error
+            _verify(what, blob_digest, stream.digest)
+            _verify(f"{what}, unpacked", diff_id, stream.diff_id)
+            os.setxattr(draft_fd, _UNSYNCED, _boot_id())
+            try:
+                draft.rename(final)
+            except OSError:
+                if not final.is_dir():  # else another was faster, and has the same
+                    raise
+        return final
+
+    def remove(self, chain_id: str) -> None:
+        """Delete the layer; nothing happens if there is none. The caller sees to it that no container uses it."""
+        grave = self._dir / f"{_DRAFT}{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            self.path(chain_id).rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)
+
+    def chain_ids(self) -> Iterator[str]:
+        """Chain id of every unpacked layer, in no order."""
+        yield from (f"sha256:{name}" for name in self._names() if _HEX.fullmatch(name))
+
+    def sweep(self) -> None:
+        """Clear what killed processes left, and layers that a crash of the machine may have damaged."""
+        for draft in self._dead_drafts():
+            shutil.rmtree(draft, ignore_errors=True)
+        self._settle()
+
+    # --- drafts ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _draft(self) -> Iterator[tuple[Path, int]]:
+        """A new directory under our lock. It is deleted on exit, unless it was renamed."""
+        path = self._dir / f"{_DRAFT}{uuid.uuid4().hex}"
+        with self._locked(fcntl.LOCK_SH):
+            path.mkdir(mode=0o700)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            os.fchown(fd, os.geteuid(), os.getegid())
+            os.fchmod(fd, 0o700)  # without the set-group-ID bit it may have inherited
+            yield path, fd
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(fd)
+
+    def _dead_drafts(self) -> list[Path]:
+        # Drafts are made and locked under a shared lock on the directory: one that is unlocked now has lost its maker.
+        with self._locked(fcntl.LOCK_EX):
+            return [self._dir / name for name in self._names() if name.startswith(_DRAFT) and not self._is_locked(name)]
+
+    def _is_locked(self, name: str) -> bool:
+        try:
+            fd = os.open(self._dir / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _locked(self, kind: int) -> Iterator[int]:
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, kind)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._dir)
+        except FileNotFoundError:
+            return []
+
+    # --- on disk or not -------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        written = []
+        for chain_id in self.chain_ids():
+            layer = self.path(chain_id)
+            with suppress(OSError):  # no mark, or no layer any more
+                if os.getxattr(layer, _UNSYNCED) != _boot_id():
+                    self.remove(chain_id)
+                elif time.time() - layer.stat().st_ctime > _WRITTEN_BACK_S:  # the renaming set it
+                    written.append(layer)
+        if written:
+            with self._locked(fcntl.LOCK_SH) as directory_fd:
+                syncfs(directory_fd)
+        for layer in written:
+            with suppress(OSError):
+                os.removexattr(layer, _UNSYNCED)
+
+
+def _boot_id() -> bytes:
+    return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+
+
+def _reporting(stream: PlainStream, progress: Callable[[int], object] | None) -> Iterator[bytes]:
+    for chunk in stream:
+        if progress:
+            progress(stream.bytes_read)
+        yield chunk
+
+
+def _verify(what: str, expected: str | None, actual: str) -> None:
+    if expected is not None and actual != expected:
+        raise DigestMismatchError(what=what, expected=expected, actual=actual)
+
+
+# --- archives into blobs ------------------------------------------------------------------------------------
+
+
+class IngestedLayer(NamedTuple):
+    """A layer archive that is now a blob: what a descriptor and a config say of it."""
+
+    digest: str
+    size: int
+    diff_id: str
+    media_type: str
+
+
+def ingest_layer(
+    blobs: BlobStore, source: Source, *, what: str = "archive", max_bytes: int = MAX_LAYER_BYTES
+) -> IngestedLayer:
+    """
+    Store an archive from outside as a layer blob, in one pass. `LayerStore.unpack` of it is the next step.
+
+    Plain, gzip and zstd archives are kept as they are; xz is no layer type, so such content is compressed anew by gzip.
+    Raises FormatError: damaged, truncated, or longer than `max_bytes` when plain; nothing is kept then. Entries are not looked
+    at: that is done while unpacking.
+    """
+    with closing(PlainStream(source, what=what, limit=max_bytes)) as stream, blobs.writer(what=what) as blob:
+        if stream.compression is Compression.XZ:
+            compression, chunks = Compression.GZIP, gzip_tee(stream, blob.write)
+        else:
+            compression, chunks = stream.compression, iter(stream)
+            stream.tee = blob.write
+        # No digest was announced that would show an archive cut short between two entries.
+        if _tail(chunks) != ZERO_BLOCK:
+            raise FormatError(what, "is no tar archive, or truncated: its end marker is missing")
+        media_type = f"{OCI_LAYER}+{compression}" if compression else OCI_LAYER
+        return IngestedLayer(blob.commit(), blob.size, stream.diff_id, media_type)
+
+
+def _tail(chunks: Iterator[bytes]) -> bytes:
+    tail = b""
+    for chunk in chunks:
+        tail = (tail + chunk[-len(ZERO_BLOCK) :])[-len(ZERO_BLOCK) :]
+    return tail

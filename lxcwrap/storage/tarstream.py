@@ -1,0 +1,369 @@
+"""Tar archives as a stream of entries: ustar, PAX, GNU and star, sparse files included. Parsing only; touches no disk.
+
+Names stay bytes, as the kernel has them, and exactly as the archive has them: whoever uses one must check it. Where formats
+contradict one another we read as Go's archive/tar does, so that Docker and we see the same files in the same layer.
+Sources: pax(1) in POSIX.1-2017, the manual of GNU tar ("Basic Tar Format", "Storing Sparse Files"), Go archive/tar.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from ..errors import FormatError
+
+BLOCK = 512
+ZERO_BLOCK = bytes(BLOCK)
+MAX_NAME = 4096  # PATH_MAX
+MAX_EXTENSION = 1 << 20  # bytes of the extended headers of one entry: names, xattrs, sparse map
+MAX_ID = (1 << 32) - 2  # 2**32 - 1 is -1, by which chown(2) means "leave it"
+_MAX_SIZE = (1 << 63) - 1
+_MAX_SECONDS = 1 << 40
+
+XATTR_PREFIX = b"SCHILY.xattr."
+_SPARSE_PREFIX = b"GNU.sparse."
+_KEYS = frozenset((b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"))
+_DECIMAL = re.compile(rb"(-?)(\d{1,20})(?:\.(\d*))?")
+
+
+class Kind(StrEnum):
+    """What an entry makes."""
+
+    FILE, DIRECTORY, SYMLINK, HARDLINK = "file", "directory", "symlink", "hard link"
+    CHAR, BLOCK, FIFO = "character device", "block device", "fifo"
+
+
+KIND_OF_FLAG: Mapping[bytes, Kind] = {
+    b"0": Kind.FILE,
+    b"\0": Kind.FILE,
+    b"7": Kind.FILE,  # contiguous
+    b"S": Kind.FILE,  # sparse, GNU
+    b"1": Kind.HARDLINK,
+    b"2": Kind.SYMLINK,
+    b"3": Kind.CHAR,
+    b"4": Kind.BLOCK,
+    b"5": Kind.DIRECTORY,
+    b"6": Kind.FIFO,
+}
+
+
+class Entry(NamedTuple):
+    """One member of an archive. `link` is the target of a symbolic or hard link; `device` is (major, minor).
+
+    size: bytes of the file's content, holes included.
+    """
+
+    name: bytes
+    kind: Kind
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    size: int = 0
+    link: bytes = b""
+    device: tuple[int, int] = (0, 0)
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+    def error(self, reason: str) -> FormatError:
+        """The error to raise about this entry."""
+        return FormatError(f"archive entry {os.fsdecode(self.name)!r}", reason)
+
+
+class Segment(NamedTuple):
+    """A piece of a sparse file that holds data."""
+
+    offset: int
+    length: int
+
+
+class ByteStream:
+    """Exact reads over chunks of any size. Running out raises FormatError."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._chunk = b""
+        self._at = 0
+
+    def read(self, count: int) -> bytes:
+        data = self.read_up_to(count)
+        if len(data) < count:
+            raise _truncated()
+        return data
+
+    def read_up_to(self, count: int) -> bytes:
+        """`count` bytes, or fewer at the end."""
+        end = self._at + count
+        data = self._chunk[self._at : end]
+        if end <= len(self._chunk):
+            self._at = end
+            return data
+        parts, missing = [data], count - len(data)
+        while missing and self._refill():
+            parts.append(self._chunk[:missing])
+            self._at = len(parts[-1])
+            missing -= self._at
+        return b"".join(parts)
+
+    def copy(self, fd: int, count: int) -> None:
+        """Write the next `count` bytes to `fd`."""
+        while count:
+            if self._at == len(self._chunk) and not self._refill():
+                raise _truncated()
+            piece = memoryview(self._chunk)[self._at : self._at + count]
+            written = os.write(fd, piece)
+            self._at += written
+            count -= written
+
+    def skip(self, count: int) -> None:
+        while count > (left := len(self._chunk) - self._at):
+            count -= left
+            if not self._refill():
+                raise _truncated()
+        self._at += count
+
+    def rest_is_zero(self) -> bool:
+        """Read to the end."""
+        clean = not self._chunk[self._at :].strip(b"\0")
+        while self._refill():
+            clean = clean and not self._chunk.strip(b"\0")
+        return clean
+
+    def _refill(self) -> bool:
+        self._chunk = next(self._chunks, b"")
+        self._at = 0
+        return bool(self._chunk)
+
+
+def _truncated() -> FormatError:
+    return FormatError("archive", "is truncated")
+
+
+class TarReader:
+    """Iterate over the entries; `copy_to` while at a file writes its content. All damage raises FormatError.
+
+    An archive without end marker is accepted if it ends between two entries, as by all other readers.
+    """
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._stream = ByteStream(iter(chunks))
+        self._globals: dict[bytes, bytes] = {}
+        self._segments: list[Segment] | None = None
+        self._data = 0  # bytes of the current entry not yet read
+        self._padding = 0
+
+    def copy_to(self, fd: int, size: int) -> None:
+        """Write the content of the current entry, of `size` bytes, to `fd`, an empty file. Holes stay holes."""
+        if self._segments is None:
+            self._stream.copy(fd, self._data)
+        else:
+            os.ftruncate(fd, size)
+            for segment in self._segments:
+                os.lseek(fd, segment.offset, os.SEEK_SET)
+                self._stream.copy(fd, segment.length)
+        self._data = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        while header := self._next_header():
+            records: dict[bytes, bytes] = {}
+            xattrs: dict[bytes, bytes] = {}
+            long_name = long_link = b""
+            extension = 0
+            while (flag := header[156:157]) in (b"x", b"g", b"L", b"K"):
+                extension += (size := field_number(header, 124, 136))
+                if size < 0 or extension > MAX_EXTENSION:
+                    raise FormatError("archive", f"an extended header has more than {MAX_EXTENSION} bytes")
+                payload = self._payload(size)
+                if flag == b"x":
+                    _merge(payload, records, xattrs)
+                elif flag == b"g":
+                    self._merge_global(payload)
+                elif flag == b"L":
+                    long_name = payload.partition(b"\0")[0]
+                else:
+                    long_link = payload.partition(b"\0")[0]
+                if not (header := self._next_header()):
+                    raise _truncated()
+            if flag == b"V":  # a volume label of GNU tar: no member
+                continue
+            yield self._begin(header, {**self._globals, **records}, xattrs, long_name, long_link)
+            self._stream.skip(self._data + self._padding)
+
+    def _next_header(self) -> bytes:
+        """The next header, or nothing at the end of the archive."""
+        header = self._stream.read_up_to(BLOCK)
+        if not header:
+            return b""
+        if len(header) < BLOCK:
+            raise _truncated()
+        if header == ZERO_BLOCK:
+            if not self._stream.rest_is_zero():
+                raise FormatError("archive", "has data after its end marker")
+            return b""
+        _check_sum(header)
+        return header
+
+    def _payload(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._stream.skip(-size % BLOCK)
+        return data
+
+    def _merge_global(self, payload: bytes) -> None:
+        xattrs: dict[bytes, bytes] = {}
+        _merge(payload, self._globals, xattrs)
+        # One name, link, size or attribute for all entries makes no sense, but would let two readers see two archives.
+        if xattrs or any(
+            key in (b"path", b"linkpath", b"size") or key.startswith(_SPARSE_PREFIX) for key in self._globals
+        ):
+            raise FormatError("archive", "a global header sets what belongs to a single entry")
+
+    def _begin(
+        self,
+        header: bytes,
+        records: dict[bytes, bytes],
+        xattrs: dict[bytes, bytes],
+        long_name: bytes,
+        long_link: bytes,
+    ) -> Entry:
+        flag = header[156:157]
+        name = records.get(b"path") or long_name or _ustar_name(header)
+        kind = KIND_OF_FLAG.get(flag)
+        if kind is None:
+            raise FormatError(f"archive entry {os.fsdecode(name)!r}", f"has the unknown type {flag!r}")
+        if kind is Kind.FILE and name.endswith(b"/"):
+            kind = Kind.DIRECTORY  # as tar wrote them before there was a type for them
+        # Only files have content: what the size field of a link or directory says is no number of bytes that follow.
+        stored = _record_number(records, b"size", _MAX_SIZE, field_number(header, 124, 136)) if kind is Kind.FILE else 0
+        self._data, self._padding, self._segments = stored, -stored % BLOCK, None
+        size = stored
+        if kind is Kind.FILE and (flag == b"S" or any(key.startswith(_SPARSE_PREFIX) for key in records)):
+            size, name = self._read_sparse(header, records, name)
+        entry = Entry(
+            name=name,
+            kind=kind,
+            mode=field_number(header, 100, 108) & 0o7777,
+            uid=_record_number(records, b"uid", MAX_ID, field_number(header, 108, 116)),
+            gid=_record_number(records, b"gid", MAX_ID, field_number(header, 116, 124)),
+            mtime_ns=_mtime_ns(records, header),
+            size=size,
+            link=records.get(b"linkpath") or long_link or _until_nul(header[157:257]),
+            device=(field_number(header, 329, 337), field_number(header, 337, 345)) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
+            xattrs=tuple(xattrs.items()),
+        )
+        _check_entry(entry)
+        return entry
+
+    def _read_sparse(self, header: bytes, records: dict[bytes, bytes], name: bytes) -> tuple[int, bytes]:
+        from . import tarsparse
+
+        if header[156:157] == b"S":
+            size, segments = tarsparse.read_gnu_map(self._stream, header)
+        else:
+            size, segments, map_size = tarsparse.read_pax_map(self._stream, records)
+            self._data -= map_size
+            name = records.get(b"GNU.sparse.name") or name
+        tarsparse.check(segments, data=self._data, size=size)
+        self._segments = segments
+        return size, name
+
+
+# --- headers ------------------------------------------------------------------------------------------------
+
+
+def _check_sum(header: bytes) -> None:
+    told = field_number(header, 148, 156)
+    rest = header[:148] + b"        " + header[156:]
+    # Some old tars added up signed characters.
+    if told != sum(rest) and told != sum(rest) - 256 * sum(byte > 127 for byte in rest):
+        raise FormatError("archive", "is damaged: the checksum of a header is wrong, or this is no tar archive")
+
+
+def field_number(header: bytes, start: int, end: int) -> int:
+    """A numeric field: octal digits, or base 256 when its first bit is set."""
+    field = header[start:end]
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big") & ~(1 << (8 * len(field) - 1))
+        return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
+    digits = field.strip(b" \0")
+    if not digits:
+        return 0
+    try:
+        if digits.isdigit():  # int() would take signs and underscores
+            return int(digits, 8)
+    except ValueError:
+        pass
+    raise FormatError("archive", f"is damaged: {field!r} in a header is no octal number")
+
+
+def _until_nul(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _ustar_name(header: bytes) -> bytes:
+    name = _until_nul(header[:100])
+    # GNU writes "ustar  \0" and keeps times where POSIX has the prefix; star ends the prefix early.
+    if header[257:263] == b"ustar\0":
+        prefix = _until_nul(header[345:476] if header[508:512] == b"tar\0" else header[345:500])
+        if prefix:
+            return prefix + b"/" + name
+    return name
+
+
+def _check_entry(entry: Entry) -> None:
+    if len(entry.name) > MAX_NAME or len(entry.link) > MAX_NAME:
+        raise entry._replace(name=entry.name[:80] + b"...").error(f"a name has more than {MAX_NAME} bytes")
+    if b"\0" in entry.name or b"\0" in entry.link:
+        raise entry.error("a name holds a NUL byte")
+    if not (0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
+        raise entry.error(f"owner {entry.uid}:{entry.gid} is impossible")
+    if not 0 <= entry.size <= _MAX_SIZE:
+        raise entry.error(f"size {entry.size} is impossible")
+    if abs(entry.mtime_ns) > _MAX_SECONDS * 10**9:
+        raise entry.error("its time is impossible")
+    if entry.kind in (Kind.CHAR, Kind.BLOCK) and not (0 <= entry.device[0] < 1 << 12 and 0 <= entry.device[1] < 1 << 20):
+        raise entry.error(f"device number {entry.device} is impossible")
+
+
+# --- PAX records --------------------------------------------------------------------------------------------
+
+
+def _merge(payload: bytes, records: dict[bytes, bytes], xattrs: dict[bytes, bytes]) -> None:
+    """Add the records of an extended header: "<length> <key>=<value>\\n", the length counting itself."""
+    at = 0
+    while at < len(payload):
+        space = payload.find(b" ", at, at + 10)
+        digits = payload[at:space] if space > 0 else b""
+        end = at + int(digits) if digits.isdigit() else 0
+        key, equals, value = payload[space + 1 : end - 1].partition(b"=")
+        if not (space < end <= len(payload)) or payload[end - 1 : end] != b"\n" or not key or not equals:
+            raise FormatError("archive", "is damaged: a PAX record is malformed")
+        if key.startswith(XATTR_PREFIX):
+            xattrs[key[len(XATTR_PREFIX) :]] = value
+        elif value and (key in _KEYS or key.startswith(_SPARSE_PREFIX)):
+            records[key] = value
+        else:  # of no use to us; or empty: "the header block's value applies"
+            records.pop(key, None)
+        at = end
+
+
+def _record_number(records: dict[bytes, bytes], key: bytes, limit: int, default: int) -> int:
+    text = records.get(key)
+    if text is None:
+        return default
+    if not text.isdigit() or len(text) > 20 or int(text) > limit:
+        raise FormatError("archive", f"is damaged: {key.decode()}={os.fsdecode(text[:40])!r} in a PAX record")
+    return int(text)
+
+
+def _mtime_ns(records: dict[bytes, bytes], header: bytes) -> int:
+    text = records.get(b"mtime")
+    if text is None:
+        return field_number(header, 136, 148) * 10**9
+    match = _DECIMAL.fullmatch(text)
+    if not match:
+        raise FormatError("archive", f"is damaged: mtime={os.fsdecode(text[:40])!r} in a PAX record")
+    sign, seconds, fraction = match.groups(default=b"")
+    nanoseconds = int(seconds) * 10**9 + int(fraction[:9].ljust(9, b"0"))
+    return -nanoseconds if sign else nanoseconds
