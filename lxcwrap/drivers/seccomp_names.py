@@ -1,7 +1,7 @@
 """Which system calls a container may make, by topic.
 
 Whatever is not named fails with EPERM: kernel modules, mounts and namespaces, clocks, keyrings (not
-namespaced), io_uring and userfaultfd (a source of many exploits), swap, reboot, raw I/O ports, obsolete calls.
+namespaced), io_uring and userfaultfd (sources of many exploits), swap, reboot, I/O ports, obsolete calls.
 Calls that belong to a capability come with it. The choice is that of the profiles Docker and Podman ship, so
 that what runs there runs here.
 
