@@ -5,6 +5,8 @@ LxcwrapError                       base of everything we raise
 ├── InvalidSpecError(ValueError)   refused before anything was touched
 ├── ConflictError                  NameInUseError, StillUsedError, WrongStateError
 ├── DriverError                    StartError, KernelError(OSError), SupervisorError
+│   └── PathError(OSError)         PathExistsError, PathIsDirectoryError, PathNotDirectoryError,
+│                                  PathDeniedError
 ├── ContentError                   DigestMismatchError, FormatError
 ├── ExecError                      CommandFailedError, TimeoutExpired(TimeoutError), CallError
 └── UnsupportedError               what this machine lacks, and the remedy
@@ -14,6 +16,7 @@ Facts are attributes; the message says what failed, on what, and what to do. Nob
 
 from __future__ import annotations
 
+import errno as _errno
 import os
 import signal as _signal
 from collections.abc import Sequence
@@ -34,11 +37,14 @@ class NotFoundError(LxcwrapError, LookupError):
 
 @define
 class ImageNotFoundError(NotFoundError):
-    """No stored image has this reference, id or id prefix."""
+    """No stored image has this reference, id or id prefix; or the ids in `candidates` all begin with it."""
 
     reference: str
+    candidates: Sequence[str] = ()
 
     def __str__(self) -> str:
+        if self.candidates:
+            return f"{self.reference!r} begins more than one image id: {', '.join(self.candidates)}"
         return f"no image {self.reference!r}: load(), import_rootfs() or bootstrap() it first"
 
 
@@ -58,6 +64,9 @@ class PathNotFoundError(NotFoundError, FileNotFoundError):
 
     container: str
     path: str
+
+    def __attrs_post_init__(self) -> None:
+        self.errno, self.strerror = _errno.ENOENT, os.strerror(_errno.ENOENT)
 
     def __str__(self) -> str:
         return f"{self.container}: no such file or directory: {self.path}"
@@ -138,6 +147,53 @@ class KernelError(DriverError, OSError):
     def __init__(self, errno: int, operation: str, filename: str | None = None) -> None:
         super().__init__(errno, f"{operation}: {os.strerror(errno)}", filename)
         self.operation = operation
+
+
+class PathError(DriverError, OSError):
+    """A file operation inside a container failed: `errno`, `container` and `path` inside say how and where."""
+
+    def __init__(self, errno: int, container: str, path: str, reason: str = "") -> None:
+        super().__init__(errno, reason or os.strerror(errno), path)
+        self.container = container
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.container}: {self.strerror}: {self.path}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.errno, self.container, self.path, self.strerror)
+
+
+class PathExistsError(PathError, FileExistsError):
+    """Something is at the path inside the container already."""
+
+
+class PathIsDirectoryError(PathError, IsADirectoryError):
+    """The path inside the container is a directory, and a file is needed."""
+
+
+class PathNotDirectoryError(PathError, NotADirectoryError):
+    """The path inside the container is not a directory, and one is needed."""
+
+
+class PathDeniedError(PathError, PermissionError):
+    """What the path inside the container leads to must not be touched."""
+
+
+_PATH_ERRORS: dict[int, type[PathError]] = {
+    _errno.EEXIST: PathExistsError,
+    _errno.EISDIR: PathIsDirectoryError,
+    _errno.ENOTDIR: PathNotDirectoryError,
+    _errno.EPERM: PathDeniedError,
+    _errno.EACCES: PathDeniedError,
+}
+
+
+def path_error(errno: int, container: str, path: str, reason: str = "") -> PathError | PathNotFoundError:
+    """The error for `errno` at `path` inside `container`, of the type that also is the builtin's."""
+    if errno == _errno.ENOENT:
+        return PathNotFoundError(container, path)
+    return _PATH_ERRORS.get(errno, PathError)(errno, container, path, reason)
 
 
 @define
