@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -108,8 +108,8 @@ def _kill_with_children(process: subprocess.Popen[str]) -> None:
     process.kill()
 
 
-def run(argv: Sequence[str], *options: str, **how: object) -> Outcome:
-    with started(argv, *options, **how) as process:  # type: ignore[arg-type]
+def run(argv: Sequence[str], *options: str, **how: Any) -> Outcome:
+    with started(argv, *options, **how) as process:
         stdout, stderr = process.communicate(timeout=20)
         return Outcome(process.returncode, stdout, stderr)
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_run_is_told_apart(
     packet: str,
     message: str,
 ) -> None:
-    """127 not found, 126 cannot be run, 125 could not be set up; one line says why, and a packet for the caller."""
+    """127 not found, 126 cannot be run, 125 could not be set up; a line and a packet say why."""
     outcome = run(argv, *mode, *options, status=status)
     assert outcome.exit_code == exit_code
     assert outcome.stderr.startswith(f"lxcwrap: {message}")
@@ -361,7 +361,7 @@ def test_status_names_the_process_that_stays(mode: tuple[str, ...], status: Stat
     ],
 )
 def test_users_are_looked_up_as_docker_does(root: Path, options: list[str], expected: str) -> None:
-    """By name or number; without a group the user's own groups; a number unknown to /etc/passwd has group 0."""
+    """By name or number; without a group the user's own groups; an unknown number has group 0."""
     show = 'echo "$(id -u):$(id -g):$(id -G):$HOME"'
     assert run_in(root, ["sh", "-c", show], *options).stdout == f"{expected}\n"
 
@@ -418,6 +418,9 @@ class Terminal:
             seen += os.read(self.fd, 4096).decode()
         return seen
 
+    def write(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
@@ -440,19 +443,18 @@ def test_a_terminal_is_the_commands_own(mode: tuple[str, ...]) -> None:
     """Controlling terminal on 0, 1 and 2; it belongs to the user; sizes, Ctrl-C and Ctrl-Z work."""
     with in_terminal(["bash", "--norc", "-i"], "-u", "nobody", "-C", "/", *mode) as (process, terminal):
         terminal.resize(33, 77)
-        write = lambda text: os.write(terminal.fd, text.encode())  # noqa: E731
-        write("PS1='> '; tty; stat -c %U $(tty); stty size; echo at-$((40+2))\n")
+        terminal.write("PS1='> '; tty; stat -c %U $(tty); stty size; echo at-$((40+2))\n")
         seen = terminal.read_until("at-42")
         assert "/dev/pts/" in seen
         assert "nobody" in seen
         assert "33 77" in seen
         assert "no job control" not in seen
-        write("sleep 1000 || echo interrupted-$?\n")
-        time.sleep(0.3)
-        write("\x03")
-        write("echo then-$?\n")
+        terminal.write("echo go-$((1+1)); sleep 1000\n")
+        terminal.read_until("go-2")
+        terminal.write("\x03")
+        terminal.write("echo then-$?\n")
         assert "then-130" in terminal.read_until("then-130")
-        write("exit 5\n")
+        terminal.write("exit 5\n")
         assert process.wait(10) == 5
 
 
