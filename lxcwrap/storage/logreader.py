@@ -35,7 +35,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A longer line is given in pieces of about this size: a container must not fill its reader's memory.
 MAX_LINE = 1 << 20
 # A follower looks this often while lines come, and more and more seldom, down to the second figure, while none do.
-# Looking costs 20 us, which is 0.1 % of a processor, and works on every file system.
+# That takes 0.3 % of a processor, half of it for sleeping itself, and works on every file system.
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.015
 
 
@@ -199,8 +199,10 @@ class _Assembler:
                 continue
             whole, newline, rest = data.rpartition(b"\n")
             if newline:
-                lines += self._lines(time_ns, stream, b"".join((*partial.pieces, whole)))
-                partial = self._partials[stream] = _Partial()
+                if partial.pieces:
+                    whole = b"".join((*partial.pieces, whole))
+                    partial = self._partials[stream] = _Partial()
+                lines += self._lines(time_ns, stream, whole)
             if rest:
                 partial.pieces.append(rest)
                 partial.size += len(rest)
@@ -219,8 +221,10 @@ class _Assembler:
         when = _EPOCH + timedelta(microseconds=time_ns // 1000)
         if (self._since and when < self._since) or (self._until and when > self._until):
             return ()
-        texts = data.decode(errors="replace").split("\n")
-        return map(LogLine._make, zip(repeat(when), repeat(_STREAMS[stream]), texts, strict=False))
+        text, name = data.decode(errors="replace"), _STREAMS[stream]
+        if "\n" not in text:
+            return (LogLine(when, name, text),)
+        return map(LogLine._make, zip(repeat(when), repeat(name), text.split("\n"), strict=False))
 
 
 class _Log:
