@@ -1,0 +1,376 @@
+"""Control groups of containers: place, limits, devices, statistics, processes; on v1, hybrid and v2 hosts.
+
+v1 and hybrid, in each hierarchy that is needed:
+
+    lxcwrap/supervisor      the fork-server and the monitors, so that they outlive the caller's session
+    lxcwrap/<id>            liblxc's process, by `enter`; the root of the container's cgroup namespace
+    lxcwrap/<id>/c          the container: limits, devices, statistics; init and execs get in by `entry_fds`
+
+liblxc is kept out of it (`hide_from_liblxc`). It would write pids to each cgroup.procs three times a run, and
+such a write takes the lock that holds up all forks, waiting for an RCU grace period: 2 ms a run in a row, 8
+for one alone. A thread that moves itself by 0 to `tasks` needs no lock (kernel: cgroup_attach_lock): 0.02 ms.
+
+v2, where only whole processes move and liblxc clones straight into the cgroup:
+
+    lxcwrap/<id>            limits, statistics
+    lxcwrap/<id>/c          the container, made by liblxc as `config_items` says; devices by its BPF program
+    lxcwrap/monitor/<id>    liblxc's process;  lxcwrap/pivot: where it goes to end
+
+All is named from descriptors of the hierarchies, so it works also where these are hidden or mounted over.
+Several processes and root directories share `lxcwrap`. Imported by the fork-server: no heavy imports here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from . import cgroup_limits, cgroupfs, syscalls
+from .cgroup_files import DEFAULT_DEVICES, Limits, pairs, plan_v1, plan_v2, stats_v1, stats_v2
+from .cgroup_limits import LimitError, MissingController
+
+__all__ = ["CgroupHost", "LimitError", "MissingController"]
+
+BASE = "lxcwrap"
+_SUPERVISOR = f"{BASE}/supervisor"
+_V1 = ("cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio", "pids")
+_ID = re.compile(r"[0-9a-f]{64}")
+_MS_RDONLY, _MS_NOSUID_NODEV_NOEXEC = 0x1, 0xE
+
+
+class CgroupHost:
+    """The cgroups of this host. Holds a descriptor of each hierarchy until `close`; a fork inherits them."""
+
+    def __init__(
+        self, base: str | os.PathLike[str] = "/sys/fs/cgroup", *, block: str | os.PathLike[str] = "/sys/block"
+    ) -> None:
+        self.base, self._block = os.fspath(base), os.fspath(block)
+        self.is_v2 = os.path.exists(f"{self.base}/cgroup.controllers")
+        self._by_controller = self._open_v2() if self.is_v2 else self._open_v1()
+        self._hierarchies = tuple(dict.fromkeys(self._by_controller.values()))
+
+    def _open_v1(self) -> dict[str, int]:
+        """Controllers may share a hierarchy (``cpu,cpuacct``), reached by symlinks of their names."""
+        fds: dict[tuple[int, int], int] = {}
+        found = {}
+        for controller in _V1:
+            directory = f"{self.base}/{controller}"
+            if os.path.exists(f"{directory}/tasks"):
+                status = os.stat(directory)
+                key = (status.st_dev, status.st_ino)
+                if key not in fds:
+                    fds[key] = cgroupfs.open_directory(directory)
+                found[controller] = fds[key]
+        return found
+
+    def _open_v2(self) -> dict[str, int]:
+        fd = cgroupfs.open_directory(_init_directory(self.base))
+        return dict.fromkeys((*cgroupfs.read(fd, "cgroup.controllers").split(), "cgroup"), fd)
+
+    @property
+    def layout(self) -> str:
+        """``v2``, ``hybrid`` (v1 controllers, and a v2 mount beside them), ``v1``, or ``none``."""
+        if self.is_v2:
+            return "v2"
+        beside = any(
+            os.path.exists(f"{self.base}/{name}/cgroup.controllers") for name in ("unified", "systemd")
+        )
+        return "none" if not self._by_controller else "hybrid" if beside else "v1"
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """The controllers we can use, as this layout calls them (v1's ``blkio`` is ``io`` in v2)."""
+        return frozenset(self._by_controller) - {"cgroup"}
+
+    def close(self) -> None:
+        for fd in self._hierarchies:
+            os.close(fd)
+        self._hierarchies, self._by_controller = (), {}
+
+    # --- a container's life ---
+
+    def config_items(self, container_id: str, devices: Sequence[str] | None = ()) -> list[tuple[str, str]]:
+        """liblxc's settings. `devices`: rules such as ``c 10:229 rwm`` beyond the usual ones; None: all."""
+        if not self.is_v2:
+            return []
+        items = [
+            ("lxc.cgroup.dir.container", f"{BASE}/{container_id}/c"),
+            ("lxc.cgroup.dir.monitor", f"{BASE}/monitor/{container_id}"),
+            ("lxc.cgroup.dir.monitor.pivot", f"{BASE}/pivot"),
+        ]
+        if devices is not None:
+            items.append(("lxc.cgroup2.devices.deny", "a"))
+            items += (("lxc.cgroup2.devices.allow", rule) for rule in (*DEFAULT_DEVICES, *devices))
+        return items
+
+    def prepare(self, container_id: str, limits: Limits, devices: Sequence[str] | None = ()) -> None:
+        """Make the container's cgroups. What a crashed run left there, also processes, is ended first.
+
+        Raises LimitError, MissingController, OSError; nothing is left then.
+        """
+        try:
+            self._make(container_id)
+        except FileExistsError:
+            if not self.sweep(container_id):
+                raise OSError(
+                    errno.EBUSY, "an earlier run of this container cannot be ended", container_id
+                ) from None
+            self._make(container_id)
+        try:
+            if not self.is_v2 and devices is not None and "devices" in self._by_controller:
+                fd, payload = self._by_controller["devices"], self._limited(container_id)
+                cgroupfs.write(fd, f"{payload}/devices.deny", "a")
+                cgroupfs.write(fd, f"{payload}/devices.allow", *DEFAULT_DEVICES, *devices)
+            self._apply(container_id, {key: value for key, value in limits.items() if value is not None})
+        except BaseException:
+            self.remove(container_id)
+            raise
+
+    def _make(self, container_id: str) -> None:
+        for fd in self._hierarchies:
+            for path in self._own_directories(container_id):
+                try:
+                    os.mkdir(path, dir_fd=fd)
+                except FileNotFoundError:
+                    self._make_base(fd)
+                    os.mkdir(path, dir_fd=fd)
+            if self.is_v2:
+                self._delegate(fd)
+
+    def _own_directories(self, container_id: str) -> tuple[str, ...]:
+        """What we make in each hierarchy, outermost first; the last one has the limits."""
+        parent = f"{BASE}/{container_id}"
+        return (parent,) if self.is_v2 else (parent, f"{parent}/c")
+
+    def _limited(self, container_id: str) -> str:
+        return self._own_directories(container_id)[-1]
+
+    def _make_base(self, fd: int) -> None:
+        if fd != self._by_controller.get("cpuset") or self.is_v2:
+            with suppress(FileExistsError):
+                os.mkdir(BASE, dir_fd=fd)
+            return
+        # A cpuset is empty at first, and then no process can enter. Others may make a child at once, so it
+        # appears complete, by a rename.
+        name = f"{BASE}-new-{os.getpid()}"
+        os.mkdir(name, dir_fd=fd)
+        try:
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                cgroupfs.write(fd, f"{name}/{file}", cgroupfs.read(fd, file))
+            cgroupfs.write(fd, f"{name}/cgroup.clone_children", "1")
+            os.rename(name, BASE, src_dir_fd=fd, dst_dir_fd=fd)
+        except OSError as error:
+            os.rmdir(name, dir_fd=fd)
+            if error.errno != errno.EEXIST:
+                raise
+
+    def _delegate(self, fd: int) -> None:
+        """v2: controllers must be passed down. One by one, as a host may keep some to itself."""
+        for path in ("cgroup.subtree_control", f"{BASE}/cgroup.subtree_control"):
+            for controller in sorted(self.controllers - set(cgroupfs.read(fd, path).split())):
+                with suppress(OSError):
+                    cgroupfs.write(fd, path, f"+{controller}")
+
+    def hide_from_liblxc(self) -> None:
+        """Keep liblxc from placing processes itself, as `entry_fds` do it. Nothing on v2.
+
+        The caller must be in a mount namespace of its own.
+        """
+        if self.is_v2:
+            return
+        if os.stat("/proc/self/ns/mnt").st_ino == os.stat(f"/proc/{os.getppid()}/ns/mnt").st_ino:
+            raise RuntimeError("cgroups must not be hidden from the whole host")
+        syscalls.mount("none", self.base, "tmpfs", _MS_RDONLY | _MS_NOSUID_NODEV_NOEXEC, "size=4k")
+
+    def enter(self, container_id: str) -> None:
+        """Move the calling process, which has one thread, to where it will start liblxc. Nothing on v2."""
+        if not self.is_v2:
+            for fd in self._hierarchies:
+                cgroupfs.move_self(fd, f"{BASE}/{container_id}")
+
+    def entry_fds(self, container_id: str) -> list[int]:
+        """Descriptors: a process with one thread that writes ``0`` to each is in the container's cgroups.
+
+        They work from inside of all namespaces. Empty on v2, where liblxc does it at start and at attach.
+        Raises FileNotFoundError when there is no such container.
+        """
+        if self.is_v2:
+            return []
+        path, fds = f"{BASE}/{container_id}/c/tasks", list[int]()
+        try:
+            for fd in self._hierarchies:
+                fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd))
+        except OSError:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return fds
+
+    def remove(self, container_id: str, *, wait_s: float = 0.5) -> bool:
+        """Remove the container's cgroups, waiting for its last processes. Whether nothing is left."""
+        deadline = time.monotonic() + wait_s
+        paths = [f"{BASE}/{container_id}/c", f"{BASE}/{container_id}"]
+        paths += [f"{BASE}/monitor/{container_id}"] if self.is_v2 else []
+        gone = [cgroupfs.remove(fd, path, deadline) for fd in self._hierarchies for path in paths]
+        return all(gone)
+
+    def sweep(self, container_id: str) -> bool:
+        """End what a crashed run left, and remove its cgroups. Whether nothing is left."""
+        self.kill_all(container_id)
+        return self.remove(container_id)
+
+    def leftovers(self) -> set[str]:
+        """Ids of all containers that have cgroups, of all root directories."""
+        paths = (BASE, f"{BASE}/monitor")
+        names = (name for fd in self._hierarchies for path in paths for name in cgroupfs.children(fd, path))
+        return {name for name in names if _ID.fullmatch(name)}
+
+    # --- limits ---
+
+    def apply_limits(self, container_id: str, limits: Limits) -> None:
+        """Set `limits` on a running container: fields of `specs.Limits`, None taking a limit away.
+
+        Raises LimitError or MissingController, and then all limits are as before; FileNotFoundError: no such
+        container.
+        """
+        self._must_exist(container_id)
+        self._apply(container_id, limits)
+
+    def _must_exist(self, container_id: str) -> None:
+        for fd in self._hierarchies[:1]:
+            os.stat(self._limited(container_id), dir_fd=fd)
+
+    def _apply(self, container_id: str, limits: Limits) -> None:
+        if self.is_v2:
+            writes = plan_v2(limits, disks=self._disks(limits))
+        else:
+            memsw = (
+                self._read(container_id, "memory", "memory.memsw.limit_in_bytes")
+                if "memory" in limits
+                else ""
+            )
+            cpus = ""
+            if "cpuset" in limits and "cpuset" in self._by_controller:
+                cpus = cgroupfs.read(self._by_controller["cpuset"], f"{BASE}/cpuset.cpus").strip()
+            writes = plan_v1(limits, memsw_now=int(memsw or 0), all_cpus=cpus, disks=self._disks(limits))
+        cgroup_limits.apply(self._by_controller, self._limited(container_id), writes)
+
+    def _disks(self, limits: Limits) -> list[str]:
+        return cgroup_limits.disks(self._block) if limits.keys() & {"read_bps", "write_bps"} else []
+
+    # --- what goes on inside ---
+
+    def _read(self, container_id: str, controller: str, file: str) -> str:
+        """Text of one of the container's files; empty where there is none."""
+        try:
+            return cgroupfs.read(self._by_controller[controller], f"{self._limited(container_id)}/{file}")
+        except (KeyError, FileNotFoundError):
+            return ""
+
+    def read_stats(self, container_id: str) -> dict[str, int | None]:
+        """Raw figures, as in `cgroup_files.stats_v1`. FileNotFoundError when there is no such container."""
+        self._must_exist(container_id)
+        stats = stats_v2 if self.is_v2 else stats_v1
+        return stats(lambda controller, file: self._read(container_id, controller, file))
+
+    def oom_kills(self, container_id: str) -> int:
+        """How many of its processes the kernel killed for want of memory; can be asked until `remove`."""
+        file = "memory.events" if self.is_v2 else "memory.oom_control"
+        return pairs(self._read(container_id, "memory", file)).get("oom_kill", 0)
+
+    def set_frozen(self, container_id: str, frozen: bool, *, timeout_s: float = 10.0) -> None:
+        """Freeze or thaw all processes; returns when it is done. Raises TimeoutError, FileNotFoundError."""
+        controller, file, value = "freezer", "freezer.state", "FROZEN" if frozen else "THAWED"
+        if self.is_v2:
+            controller, file, value = "cgroup", "cgroup.freeze", str(int(frozen))
+        if controller not in self._by_controller:
+            raise MissingController("pause", controller)
+        deadline = time.monotonic() + timeout_s
+        while True:  # v1 must be asked again when a process escaped by forking
+            cgroupfs.write(self._by_controller[controller], f"{self._limited(container_id)}/{file}", value)
+            if self.freeze_state(container_id) == frozen:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not all processes could be frozen within {timeout_s:g} s")
+            time.sleep(0.0005)
+
+    def freeze_state(self, container_id: str) -> bool:
+        if self.is_v2:
+            return "frozen 1" in self._read(container_id, "cgroup", "cgroup.events")
+        return self._read(container_id, "freezer", "freezer.state") == "FROZEN\n"
+
+    def pids(self, container_id: str) -> list[int]:
+        """Host pids of the container's processes."""
+        fds = [self._by_controller["freezer"]] if "freezer" in self._by_controller else self._hierarchies[:1]
+        return [pid for fd in fds for pid in cgroupfs.processes(fd, f"{BASE}/{container_id}/c")]
+
+    def kill_all(self, container_id: str, *, wait_s: float = 2.0) -> bool:
+        """SIGKILL to all in the container's cgroups, and liblxc's process, until none is left; whether so."""
+        deadline = time.monotonic() + wait_s
+        while pids := self._all_pids(container_id) - {os.getpid()}:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(OSError):
+                self.set_frozen(container_id, False, timeout_s=0)  # the frozen die when they thaw
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def _all_pids(self, container_id: str) -> set[int]:
+        paths = (f"{BASE}/{container_id}", f"{BASE}/monitor/{container_id}")
+        return {pid for fd in self._hierarchies for path in paths for pid in cgroupfs.processes(fd, path)}
+
+    # --- the supervisor's own place ---
+
+    def settle(self) -> None:
+        """Move the calling process, of one thread, out of its caller's cgroups: a session or service ending
+        must not end what was started from it. For the fork-server; its children inherit the place."""
+        for fd in self._all_hierarchies():
+            with suppress(FileNotFoundError):
+                cgroupfs.move_self(fd, _SUPERVISOR)
+                continue
+            if BASE not in cgroupfs.children(fd, "."):
+                self._make_base(fd)
+            with suppress(FileExistsError):
+                os.mkdir(_SUPERVISOR, dir_fd=fd)
+            cgroupfs.move_self(fd, _SUPERVISOR)
+
+    def unsettle(self) -> None:
+        """The last step of a fork-server: leave, and remove the shared directories unless others use them."""
+        for fd in self._all_hierarchies():
+            cgroupfs.move_self(fd, ".")
+            for path in (_SUPERVISOR, f"{BASE}/monitor", f"{BASE}/pivot/lxc.pivot", f"{BASE}/pivot", BASE):
+                with suppress(OSError):
+                    os.rmdir(path, dir_fd=fd)
+
+    def _all_hierarchies(self) -> Iterator[int]:
+        """Those in use, and those that only session managers care for."""
+        yield from self._hierarchies
+        known = {os.fstat(fd).st_dev for fd in self._hierarchies}
+        for name in () if self.is_v2 else sorted(os.listdir(self.base)):
+            directory = f"{self.base}/{name}"
+            if (
+                os.path.exists(f"{directory}/cgroup.procs")
+                and (device := os.stat(directory).st_dev) not in known
+            ):
+                known.add(device)
+                fd = cgroupfs.open_directory(directory)
+                try:
+                    yield fd
+                finally:
+                    os.close(fd)
+
+
+def _init_directory(base: str) -> str:
+    """Where liblxc has its cgroups on v2: beside those of PID 1 (which is not in the root in a container)."""
+    with open("/proc/1/cgroup", encoding="utf-8") as file:
+        path = next((line[4:].rstrip("\n") for line in file if line.startswith("0::/")), "")
+    directory = f"{base}/{path.removesuffix('init.scope')}".rstrip("/")
+    return directory if os.path.exists(f"{directory}/cgroup.controllers") else base
