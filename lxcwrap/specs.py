@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal as _signal
@@ -9,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, asdict, field, frozen
 
 from .errors import InvalidSpecError
 
@@ -304,19 +305,27 @@ class Port:
 
 @frozen(kw_only=True)
 class Completed:
-    """How a command ended: as `subprocess.CompletedProcess`. Text unless ``text=False`` was asked."""
+    """How a command ended, as `subprocess.CompletedProcess`. `stdout` and `stderr` are the output as text (UTF-8, what
+    is none is replaced); `stdout_bytes` and `stderr_bytes` are exactly what was written."""
 
     argv: tuple[str, ...]
     exit_code: int
-    stdout: str
-    stderr: str
+    stdout_bytes: bytes = field(repr=False)
+    stderr_bytes: bytes = field(repr=False)
     oom_killed: bool = False
     duration_s: float = 0.0
 
+    @property
+    def stdout(self) -> str:
+        return self.stdout_bytes.decode(errors="replace")
 
-@frozen(kw_only=True)
-class LogLine:
-    """One line a container wrote: `text` is without its newline."""
+    @property
+    def stderr(self) -> str:
+        return self.stderr_bytes.decode(errors="replace")
+
+
+class LogLine(NamedTuple):
+    """One line a container wrote: `text` is without its newline, `time` in UTC. A tuple, as logs have very many."""
 
     time: datetime
     stream: Literal["stdout", "stderr"]
@@ -370,3 +379,26 @@ class Change:
 
     path: str
     kind: Literal["added", "modified", "deleted"]
+
+
+def spec_to_json(spec: ContainerSpec) -> str:
+    """For the state store; `spec_from_json` reads it."""
+    return json.dumps(asdict(spec), separators=(",", ":"))
+
+
+def spec_from_json(text: str) -> ContainerSpec:
+    """What `spec_to_json` wrote, checked again."""
+    values = json.loads(text)
+    security = values.pop("security")
+    devices = tuple(Device(**device) for device in security.pop("devices"))
+    nested = {
+        "mounts": tuple(Mount(**mount) for mount in values.pop("mounts")),
+        "ulimits": tuple(Ulimit(**limit) for limit in values.pop("ulimits")),
+        "limits": Limits(**values.pop("limits")),
+        "security": Security(devices=devices, **{key: _tuple(value) for key, value in security.items()}),
+    }
+    return ContainerSpec(**nested, **{key: _tuple(value) for key, value in values.items()})
+
+
+def _tuple(value: object) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,91 @@
+"""Linux containers (LXC) with a Pythonic API.
+
+`import lxcwrap` loads nothing; each public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .container import Container as Container
+    from .containers import Containers as Containers
+    from .copying import CopyResult as CopyResult
+    from .errors import CallError as CallError
+    from .errors import CommandFailedError as CommandFailedError
+    from .errors import ConflictError as ConflictError
+    from .errors import ContainerNotFoundError as ContainerNotFoundError
+    from .errors import ContentError as ContentError
+    from .errors import DigestMismatchError as DigestMismatchError
+    from .errors import DriverError as DriverError
+    from .errors import ExecError as ExecError
+    from .errors import FormatError as FormatError
+    from .errors import ImageNotFoundError as ImageNotFoundError
+    from .errors import InvalidSpecError as InvalidSpecError
+    from .errors import KernelError as KernelError
+    from .errors import LxcwrapError as LxcwrapError
+    from .errors import NameInUseError as NameInUseError
+    from .errors import NotFoundError as NotFoundError
+    from .errors import PathNotFoundError as PathNotFoundError
+    from .errors import StartError as StartError
+    from .errors import StillUsedError as StillUsedError
+    from .errors import SupervisorError as SupervisorError
+    from .errors import TimeoutExpired as TimeoutExpired
+    from .errors import UnsupportedError as UnsupportedError
+    from .errors import WrongStateError as WrongStateError
+    from .execution import DEVNULL as DEVNULL
+    from .execution import PIPE as PIPE
+    from .execution import Popen as Popen
+    from .execution import STDOUT as STDOUT
+    from .files import ContainerPath as ContainerPath
+    from .files import FileStat as FileStat
+    from .host import Host as Host
+    from .host import default_host as default_host
+    from .host import run as run
+    from .host import use_host as use_host
+    from .image import Image as Image
+    from .image import Images as Images
+    from .options import ContainerOptions as ContainerOptions
+    from .specs import Change as Change
+    from .specs import Completed as Completed
+    from .specs import ContainerSpec as ContainerSpec
+    from .specs import Device as Device
+    from .specs import Limits as Limits
+    from .specs import LogLine as LogLine
+    from .specs import Mount as Mount
+    from .specs import Port as Port
+    from .specs import Process as Process
+    from .specs import Security as Security
+    from .specs import State as State
+    from .specs import Stats as Stats
+    from .specs import Ulimit as Ulimit
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "container": "Container",
+    "containers": "Containers",
+    "copying": "CopyResult",
+    "errors": "CallError CommandFailedError ConflictError ContainerNotFoundError ContentError DigestMismatchError DriverError ExecError FormatError ImageNotFoundError InvalidSpecError KernelError LxcwrapError NameInUseError NotFoundError PathNotFoundError StartError StillUsedError SupervisorError TimeoutExpired UnsupportedError WrongStateError",
+    "execution": "DEVNULL PIPE Popen STDOUT",
+    "files": "ContainerPath FileStat",
+    "host": "Host default_host run use_host",
+    "image": "Image Images",
+    "options": "ContainerOptions",
+    "specs": "Change Completed ContainerSpec Device Limits LogLine Mount Port Process Security State Stats Ulimit",
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'lxcwrap' has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

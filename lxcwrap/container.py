@@ -1,0 +1,371 @@
+"""The noun `Container`: one container, known by its id. Properties read what is true now; nothing is cached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+
+from . import inside, lifecycle
+from .copying import CopyResult, copy_in, copy_out
+from .errors import NameInUseError, WrongStateError
+from .execution import Popen, Stream
+from .files import ContainerPath, Root
+from .image import Image
+from .machinery import Machinery
+from .specs import (
+    Change,
+    Completed,
+    ContainerSpec,
+    Limits,
+    LogLine,
+    Process,
+    State,
+    Stats,
+    StrPath,
+    check_name,
+    parse_signal,
+)
+from .storage.logreader import read_lines, read_text
+from .storage.upperdiff import changes
+
+if TYPE_CHECKING:
+    from .supervisor.records import Record
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Container:
+    """One container. Obtained from `host.containers`; equal when it is the same container.
+
+    As a context manager it is stopped and removed at the end of the block.
+    """
+
+    __slots__ = ("_id", "_machinery")
+
+    def __init__(self, machinery: Machinery, container_id: str) -> None:
+        self._machinery = machinery
+        self._id = container_id
+
+    # --- what it is ---
+
+    @property
+    def id(self) -> str:
+        """64 hex digits; never changes."""
+        return self._id
+
+    @property
+    def name(self) -> str:
+        """Unique under its host. Raises ContainerNotFoundError when it was removed, as all that follow."""
+        return str(lifecycle.row(self._machinery, self._id)["name"])
+
+    @property
+    def image(self) -> Image:
+        """The image it was made from."""
+        return Image(self._machinery, lifecycle.row(self._machinery, self._id)["image_id"])
+
+    @property
+    def spec(self) -> ContainerSpec:
+        """All it was made with: image and caller merged."""
+        return lifecycle.spec_of(self._machinery, self._id)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.spec.labels
+
+    @property
+    def created_at(self) -> datetime:
+        return datetime.fromtimestamp(lifecycle.row(self._machinery, self._id)["created_at"], UTC)
+
+    # --- how it is ---
+
+    @property
+    def state(self) -> State:
+        """Its state now."""
+        return self._look().state
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of its last run, 128+signal if killed; None while it runs, before its first run, and when nobody
+        could see it end (`error` then says why)."""
+        return self._look().exit.get("exit_code")
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the kernel killed one of its processes for want of memory, in its last run or until now."""
+        run = self._look()
+        return self._machinery.cgroups.oom_kills(self._id) > 0 if run.state.is_alive else bool(run.exit.get("oom_killed"))
+
+    @property
+    def error(self) -> str | None:
+        """Why its last run could not start, or ended without an exit code."""
+        return self._look().exit.get("error")
+
+    @property
+    def init_pid(self) -> int | None:
+        """Process id of its PID 1 as the host sees it; None when it does not run."""
+        run = self._look()
+        return run.run["init_pid"] if run.state.is_alive else None
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its present or last run began; None before the first."""
+        return _moment(self._look().run.get("started_at"))
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When its last run ended; None while it runs."""
+        return _moment(self._look().exit.get("finished_at"))
+
+    def _look(self) -> lifecycle.Run:
+        return lifecycle.look(self._machinery, self._id)
+
+    def _require(self, operation: str, *states: State) -> lifecycle.Run:
+        run = self._look()
+        if run.state not in states:
+            raise WrongStateError(self.name, run.state, operation)
+        return run
+
+    # --- its life ---
+
+    def start(self) -> Container:
+        """Start it; it runs its main process when this returns.
+
+        Raises WrongStateError when it runs, StartError when it cannot be started; the error holds liblxc's log.
+        """
+        lifecycle.start(self._machinery, self._id, self.name)
+        return self
+
+    def stop(self, *, timeout_s: float = 10.0) -> int | None:
+        """Send its stop signal, and kill it after `timeout_s`; its exit code. Does nothing when it does not run."""
+        spec = self.spec
+        return _code(lifecycle.stop(self._machinery, self._id, spec.name, spec.stop_signal, timeout_s))
+
+    def kill(self, signal: str | int = "KILL") -> None:
+        """Send a signal to the main process, such as ``"HUP"``. Raises WrongStateError when it does not run."""
+        lifecycle.send(self._require("kill", State.RUNNING, State.PAUSED), parse_signal(signal))
+
+    def restart(self, *, timeout_s: float = 10.0) -> Container:
+        """Stop, if it runs, and start."""
+        self.stop(timeout_s=timeout_s)
+        return self.start()
+
+    def pause(self) -> None:
+        """Freeze all its processes. Raises WrongStateError unless it runs."""
+        self._require("pause", State.RUNNING)
+        self._machinery.cgroups.set_frozen(self._id, True)
+
+    def unpause(self) -> None:
+        """Let its processes go on. Raises WrongStateError unless it is paused."""
+        self._require("unpause", State.PAUSED)
+        self._machinery.cgroups.set_frozen(self._id, False)
+
+    def wait(self, *, timeout_s: float | None = None) -> int | None:
+        """Wait for its end; its exit code. Raises TimeoutExpired; WrongStateError when it was never started."""
+        return _code(lifecycle.wait(self._machinery, self._id, self.name, timeout_s))
+
+    def remove(self, *, force: bool = False) -> None:
+        """Remove it with all it has written. Raises WrongStateError while it runs; `force` kills it first."""
+        lifecycle.remove(self._machinery, self._id, self.name, force=force)
+
+    def rename(self, name: str) -> None:
+        """Give it another name, at any time. Raises NameInUseError."""
+        check_name(name)
+        with self._machinery.state.transaction() as change:
+            if change.execute("SELECT 1 FROM containers WHERE name = ? AND id != ?", (name, self._id)).fetchone():
+                raise NameInUseError("container", name)
+            change.execute(
+                "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?", (name, name, self._id)
+            )
+
+    def update(self, limits: Limits) -> None:
+        """Change its limits, now if it runs, and for its next start. Fields that are None keep what was set.
+
+        Raises UnsupportedError for a controller this host lacks; then nothing was changed.
+        """
+        lifecycle.update(self._machinery, self._id, limits)
+
+    # --- commands inside ---
+
+    def exec(
+        self,
+        argv: Sequence[str] | None = None,
+        *,
+        sh: str | None = None,
+        input: bytes | str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | int | None = None,
+        cwd: str | None = None,
+        timeout_s: float | None = None,
+        check: bool = True,
+        privileged: bool = False,
+    ) -> Completed:
+        """Run a command inside and collect its output, as `lxcwrap.run` does. It has the container's own isolation.
+
+        `user` and `cwd` default to the main process'. Raises CommandFailedError (unless ``check=False``), TimeoutExpired
+        (the command is killed; what it wrote is on the error), WrongStateError when the container does not run.
+        """
+        return inside.execute(
+            self._machinery, self._id, argv, sh, input=input, env=env, user=user, cwd=cwd, timeout_s=timeout_s, check=check
+        )
+
+    def popen(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        env: Mapping[str, str] | None = None,
+        user: str | int | None = None,
+        cwd: str | None = None,
+        tty: bool = False,
+    ) -> Popen:
+        """Start a command inside and return at once, as `subprocess.Popen`: PIPE gives real files, a file or descriptor
+        is used directly, None is /dev/null. With `tty` it has a terminal of its own, whose master is `Popen.tty`.
+
+        Raises WrongStateError when the container does not run.
+        """
+        return inside.popen(
+            self._machinery, self._id, argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, user=user, cwd=cwd, tty=tty
+        )
+
+    def attach(
+        self,
+        argv: Sequence[str] = ("/bin/sh",),
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str | int | None = None,
+        cwd: str | None = None,
+    ) -> int:
+        """Run a command on this process' own terminal, keys, Ctrl-C, window size and all; its exit code.
+
+        Raises ExecError when stdin is no terminal.
+        """
+        return inside.attach(self._machinery, self._id, argv, env=env, user=user, cwd=cwd)
+
+    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a Python function of this program inside the container, also in one without Python; its result.
+
+        Modules it needs must be imported where it is defined: inside, nothing is imported from the container. The
+        result must be plain data. What it raises is raised here, with the traceback from inside as a note.
+        Raises CallError when it cannot be sent, or answered.
+        """
+        return inside.call(self._machinery, self._id, function, args, kwargs)
+
+    # --- files ---
+
+    def path(self, path: str) -> ContainerPath:
+        """A path inside, to be used as a `pathlib.Path`. Works on running and on stopped containers."""
+        return ContainerPath(self._open_root, path)
+
+    def copy_in(self, source: StrPath, target: str) -> CopyResult:
+        """Copy a file or directory of the host into the container, as `docker cp`; it belongs to root inside."""
+        return copy_in(self._open_root, source, target)
+
+    def copy_out(self, source: str, target: StrPath) -> CopyResult:
+        """Copy a file or directory out of the container, as `docker cp`. Links are never followed out of it."""
+        return copy_out(self._open_root, source, target)
+
+    def diff(self) -> tuple[Change, ...]:
+        """What was added, modified and deleted since it was made from its image, by path."""
+        plan = self._machinery.records(self._id).read("plan") or {}
+        own = {*plan.get("files", ()), *(mount["target"] for mount in plan.get("mounts", ()))}
+        upper = self._machinery.bundle(self._id) / "upper"
+        return changes(upper, self._machinery.image_store.lower_dirs(self.image.id), ignore=own)
+
+    @contextmanager
+    def _open_root(self) -> Iterator[Root]:
+        with inside.open_root(self._machinery, self._id) as root:
+            yield root
+
+    # --- what it says and uses ---
+
+    def logs(
+        self,
+        *,
+        tail: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        stream: Literal["stdout", "stderr"] | None = None,
+    ) -> str:
+        """What it wrote to stdout and stderr, in order, as text; the last `tail` lines only, if given."""
+        return read_text(self._logs, tail=tail, since=since, until=until, stream=stream)
+
+    def log_lines(
+        self,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        stream: Literal["stdout", "stderr"] | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[LogLine]:
+        """The same line by line, with time and stream. `follow` waits for more, and ends with the container."""
+        return read_lines(
+            self._logs,
+            tail=tail,
+            since=since,
+            until=until,
+            stream=stream,
+            follow=follow,
+            is_finished=lambda: not self._look().state.is_alive,
+            timeout_s=timeout_s,
+        )
+
+    @property
+    def _logs(self) -> str:
+        return os.fspath(self._machinery.bundle(self._id) / "logs")
+
+    def stats(self) -> Stats:
+        """What it uses now. Raises WrongStateError when it does not run."""
+        from . import stats
+
+        run = self._require("take statistics of", State.RUNNING, State.PAUSED)
+        return stats.read(self._machinery.cgroups, self._id, run.run["init_pid"])
+
+    def top(self) -> tuple[Process, ...]:
+        """Its processes now, PID 1 first. Raises WrongStateError when it does not run."""
+        from . import stats
+
+        self._require("list the processes of", State.RUNNING, State.PAUSED)
+        slot = lifecycle.row(self._machinery, self._id)["slot"]
+        return stats.processes(self._machinery.cgroups, self._id, self._machinery.idmap(slot))
+
+    # --- as a value ---
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        lifecycle.discard(self._machinery, self._id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Container) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, str]:
+        return self._id, str(self._machinery.root.path)
+
+    def __repr__(self) -> str:
+        try:
+            return f"<Container {self.name} ({self._id[:12]}): {self.state}>"
+        except LookupError:
+            return f"<Container {self._id[:12]}: removed>"
+
+
+def _moment(timestamp: float | None) -> datetime | None:
+    return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
+
+
+def _code(record: Record) -> int | None:
+    return record.get("exit_code")
+
+

@@ -1,0 +1,254 @@
+"""The collection `host.containers`: making, running and finding containers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TypeVar, Unpack
+
+from . import lifecycle
+from .container import Container
+from .drivers.pidfd import start_time
+from .drivers.seccomp import init_dir
+from .errors import ContainerNotFoundError, ImageNotFoundError, NameInUseError, TimeoutExpired, WrongStateError
+from .execution import DEVNULL, PIPE, Streams, Transfer, checked
+from .image import Image, Images
+from .ids import IdMap
+from .machinery import Machinery
+from .options import ContainerOptions, make_spec
+from .specs import Completed, ContainerSpec, State, spec_to_json
+from .supervisor.client import Conversation
+from .supervisor.records import Record
+from .supervisor.plan import capabilities, make_plan, uses_own_filter
+
+T = TypeVar("T")
+_FREE_SLOT = """
+    SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM containers WHERE slot = 0) THEN 0 ELSE (
+        SELECT min(slot) + 1 FROM containers AS used WHERE slot IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM containers WHERE slot = used.slot + 1)) END
+"""
+
+
+class Containers:
+    """All containers of a host, as a read-only mapping by name, id or unique id prefix; iteration gives `Container`s."""
+
+    def __init__(self, machinery: Machinery) -> None:
+        self._machinery = machinery
+        self._images = Images(machinery)
+
+    # --- finding ---
+
+    def __getitem__(self, key: str | Container) -> Container:
+        if isinstance(key, Container):
+            lifecycle.row(self._machinery, key.id)
+            return key
+        query = "SELECT id FROM containers WHERE name = ?1 OR (length(?1) > 1 AND id >= ?1 AND id < ?1 || 'g') ORDER BY name = ?1 DESC LIMIT 2"
+        rows = self._machinery.state.connection.execute(query, (key,)).fetchall()
+        if not rows or (len(rows) > 1 and not self._is_name(key)):
+            raise ContainerNotFoundError(key)
+        return Container(self._machinery, rows[0]["id"])
+
+    def _is_name(self, key: str) -> bool:
+        query = "SELECT 1 FROM containers WHERE name = ?"
+        return self._machinery.state.connection.execute(query, (key,)).fetchone() is not None
+
+    def get(self, key: str, default: T | None = None) -> Container | T | None:
+        try:
+            return self[key]
+        except ContainerNotFoundError:
+            return default
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str | Container) and self.get(key) is not None  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(self.list())
+
+    def __len__(self) -> int:
+        return int(self._machinery.state.connection.execute("SELECT count(*) FROM containers").fetchone()[0])
+
+    def list(self, *, state: State | None = None) -> list[Container]:
+        """All containers, or those in `state`; the newest first."""
+        rows = self._machinery.state.connection.execute("SELECT id FROM containers ORDER BY created_at DESC, id")
+        found = [Container(self._machinery, row["id"]) for row in rows]
+        return found if state is None else [container for container in found if _state(container) == state]
+
+    # --- making ---
+
+    def create(
+        self,
+        image: str | Image,
+        argv: Sequence[str] | None = None,
+        *,
+        sh: str | None = None,
+        auto_remove: bool = False,
+        **options: Unpack[ContainerOptions],
+    ) -> Container:
+        """A container that is ready to start. `argv` replaces the image's command; `sh` is a line for /bin/sh instead.
+
+        Raises ImageNotFoundError, InvalidSpecError, NameInUseError; then nothing was made.
+        """
+        return Container(self._machinery, self._create(image, argv, sh, options, auto_remove=auto_remove).id)
+
+    def launch(
+        self,
+        image: str | Image,
+        argv: Sequence[str] | None = None,
+        *,
+        sh: str | None = None,
+        auto_remove: bool = False,
+        **options: Unpack[ContainerOptions],
+    ) -> Container:
+        """Create and start: it runs when this returns. In a ``with`` it is stopped and removed at the end of the block.
+
+        `auto_remove`: it removes itself when it ends. Raises as `create` and `Container.start`; nothing is left then.
+        """
+        container = self.create(image, argv, sh=sh, auto_remove=auto_remove, **options)
+        try:
+            return container.start()
+        except BaseException:
+            lifecycle.discard(self._machinery, container.id)
+            raise
+
+    def run(
+        self,
+        image: str | Image,
+        argv: Sequence[str] | None = None,
+        *,
+        sh: str | None = None,
+        input: bytes | str | None = None,
+        timeout_s: float | None = None,
+        check: bool = True,
+        **options: Unpack[ContainerOptions],
+    ) -> Completed:
+        """Run a command in a new container, collect its output, and remove the container: as `subprocess.run`.
+
+        Raises CommandFailedError when it does not end with 0 (unless ``check=False``), TimeoutExpired (it is killed; what
+        it wrote until then is on the error), and as `launch`.
+        """
+        began = time.monotonic()
+        container_id, spec = self._create(image, argv, sh, options, auto_remove=True)
+        streams = Streams(DEVNULL if input is None else PIPE, PIPE, PIPE)
+        try:
+            with lifecycle.begin(self._machinery, container_id, streams) as conversation:
+                transfer = Transfer(streams.files.get("stdin"), streams.files["stdout"], streams.files["stderr"], input)
+                ended = self._until_end(conversation, transfer, container_id, spec, timeout_s)
+        except BaseException:
+            lifecycle.discard(self._machinery, container_id)
+            raise
+        finally:
+            streams.close()
+        lifecycle.forget_row(self._machinery, container_id)  # its monitor clears the rest, while we go on
+        if ended["exit_code"] is None:
+            raise lifecycle.start_error(spec.name, ended)
+        stdout, stderr = transfer.result()
+        done = Completed(
+            argv=spec.argv,
+            exit_code=ended["exit_code"],
+            stdout_bytes=stdout,
+            stderr_bytes=stderr,
+            oom_killed=ended["oom_killed"],
+            duration_s=time.monotonic() - began,
+        )
+        return checked(done, spec.name, check=check)
+
+    def _until_end(
+        self, conversation: Conversation, transfer: Transfer, container_id: str, spec: ContainerSpec, timeout_s: float | None
+    ) -> Record:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        answers: list[Record] = []
+
+        def has_ended() -> bool:
+            answers.append(conversation.receive()[0])
+            return bool(answers[-1]["event"] == "exited")
+
+        def ended() -> bool:
+            return bool(answers) and answers[-1]["event"] == "exited"
+
+        try:
+            transfer.run(deadline, conversation, has_ended)
+            while not ended():
+                if not conversation.ready(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    raise TimeoutExpired("", 0.0)
+                has_ended()
+        except TimeoutExpired:
+            lifecycle.kill(self._machinery, container_id)
+            while not ended():
+                has_ended()
+            stdout, stderr = transfer.result()
+            what = f"run of {list(spec.argv)!r}"
+            raise TimeoutExpired(what, timeout_s or 0.0, stdout.decode(errors="replace"), stderr.decode(errors="replace")) from None
+        return answers[-1]
+
+    def prune(self) -> list[str]:
+        """Remove all containers that do not run; their names."""
+        removed = []
+        for container in self.list():
+            with suppress(ContainerNotFoundError, WrongStateError):
+                name = container.name
+                if container.state.can_start:
+                    container.remove()
+                    removed.append(name)
+        return removed
+
+    def _create(
+        self, image: str | Image, argv: Sequence[str] | None, sh: str | None, options: ContainerOptions, *, auto_remove: bool
+    ) -> tuple[str, ContainerSpec]:
+        machinery = self._machinery
+        container_id = secrets.token_hex(32)
+        found = self._images.resolve(image)
+        spec = make_spec(found.id, found.config, argv, sh, options, container_id=container_id, auto_remove=auto_remove)
+        slot = self._record(container_id, spec)
+        try:
+            self._furnish(container_id, spec, machinery.idmap(slot))
+            with machinery.state.transaction() as change:
+                change.execute("UPDATE containers SET phase = 'created' WHERE id = ?", (container_id,))
+        except BaseException:
+            machinery.forget(container_id)
+            raise
+        return container_id, spec
+
+    def _record(self, container_id: str, spec: ContainerSpec) -> int | None:
+        """The intent: a row that, should this process die, tells the next `Host` what to clear. Its id range's slot."""
+        with self._machinery.state.transaction() as change:
+            if change.execute("SELECT 1 FROM containers WHERE name = ?", (spec.name,)).fetchone():
+                raise NameInUseError("container", spec.name)
+            slot: int | None = None if spec.security.privileged else change.execute(_FREE_SLOT).fetchone()[0]
+            me = os.getpid()
+            values = (container_id, spec.name, spec.image_id, slot, spec_to_json(spec), time.time(), me, start_time(me))
+            try:
+                change.execute("INSERT INTO containers VALUES (?, ?, ?, 'creating', ?, ?, ?, ?, ?)", values)
+            except sqlite3.IntegrityError:
+                raise ImageNotFoundError(spec.image_id) from None  # removed since we looked
+        return slot
+
+    def _furnish(self, container_id: str, spec: ContainerSpec, idmap: IdMap) -> None:
+        machinery, kept = self._machinery, capabilities(spec.security)
+        bundle = machinery.bundle(container_id)
+        bundle.mkdir(mode=0o711)
+        bundle.chmod(0o711)
+        for name in ("upper", "work", "rootfs"):
+            directory = bundle / name
+            directory.mkdir(mode=0o755)
+            if name != "rootfs":
+                os.chown(directory, idmap.base, idmap.base)
+        plan = make_plan(
+            spec,
+            container_id=container_id,
+            root=machinery.root.path,
+            idmap=idmap,
+            lowers=machinery.image_store.lower_dirs(spec.image_id),
+            init_dir=init_dir(machinery.root.cache, kept, uses_own_filter(spec.security)),
+        )
+        machinery.records(container_id).write("plan", plan)
+
+
+def _state(container: Container) -> State | None:
+    try:
+        return container.state
+    except ContainerNotFoundError:  # removed since it was listed
+        return None

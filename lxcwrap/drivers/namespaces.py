@@ -1,0 +1,102 @@
+"""The user and network namespace of a container, made as a pair before liblxc starts it.
+
+liblxc refuses a shared network namespace that its own new user namespace does not own ("Failed to mount sysfs"), so
+both are made here: unshare the user namespace, map it, and unshare the network namespace inside it.
+Imported by the fork-server: no heavy imports here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import struct
+from contextlib import suppress
+
+from ..ids import IdMap
+from . import syscalls
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
+
+# As Docker sets them for every container: its root may bind low ports and send pings without a capability.
+_NETWORK_SYSCTLS = {"ipv4/ip_unprivileged_port_start": "0", "ipv4/ping_group_range": "0 65535"}
+
+
+def make_pair(idmap: IdMap) -> tuple[int | None, int]:
+    """(user namespace fd, network namespace fd) with loopback up; no user namespace for the identity map.
+
+    Forks: only for single-threaded processes. The namespaces live as long as the descriptors or members.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _member(theirs, idmap)
+    theirs.close()
+    try:
+        if not idmap.is_identity:
+            _expect(ours, b"user")
+            mapping = f"0 {idmap.base} {idmap.size}\n"
+            _write(f"/proc/{child}/uid_map", mapping)
+            _write(f"/proc/{child}/gid_map", mapping)
+            ours.send(b"mapped")
+        _expect(ours, b"net")
+        userns = None if idmap.is_identity else os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        return userns, os.open(f"/proc/{child}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        ours.close()
+        os.kill(child, signal.SIGKILL)
+        with suppress(ChildProcessError):  # the fork-server leaves reaping to the kernel
+            os.waitpid(child, 0)
+
+
+def make_user_namespace(idmap: IdMap) -> int:
+    """A user namespace alone, to map ids of mounts by."""
+    userns, netns = make_pair(idmap)
+    os.close(netns)
+    if userns is None:
+        raise ValueError("the identity map has no user namespace")
+    return userns
+
+
+def _member(parent: socket.socket, idmap: IdMap) -> None:
+    try:
+        if not idmap.is_identity:
+            syscalls.unshare(CLONE_NEWUSER)
+            parent.send(b"user")
+            parent.recv(16)
+        syscalls.unshare(CLONE_NEWNET)
+        loopback_up()
+        for name, value in _NETWORK_SYSCTLS.items():
+            _write(f"/proc/sys/net/{name}", value)
+        parent.send(b"net")
+        parent.recv(16)  # until the parent has opened the namespaces
+    except OSError as error:
+        parent.send(f"{error.errno} {error}".encode())
+    finally:
+        os._exit(0)
+
+
+def _expect(member: socket.socket, word: bytes) -> None:
+    answer = member.recv(4096)
+    if answer != word:
+        number, _, text = answer.decode(errors="replace").partition(" ")
+        raise OSError(int(number or 0), f"cannot make the container's namespaces: {text or 'their process ended'}")
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def loopback_up() -> None:
+    """Bring `lo` of the current network namespace up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("16sH14x", b"lo", 0)
+        flags = struct.unpack("16sH14x", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))

@@ -1,0 +1,57 @@
+"""Processes by descriptor: identity, signals, and how one ended that is not our child."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+
+# linux/pidfd.h: PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15 and newer
+_GET_INFO = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
+_INFO_EXIT = 1 << 3
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks from boot to the start of `pid`: with the pid, a name that is never used again. 0: no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def open_same(pid: int, start: int) -> int | None:
+    """A pidfd of the process that had `pid` at `start` (see `start_time`), or None when it is gone."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if start_time(pid) != start:
+        os.close(fd)
+        return None
+    return fd
+
+
+def exit_code_of(pidfd: int, *, wait_s: float) -> int | None:
+    """Exit code (128+signal) of a process that has ended, which need not be our child; None when the kernel cannot say.
+
+    It can from the moment its parent has reaped it, so this waits up to `wait_s` seconds.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        buffer = bytearray(struct.pack("<Q", _INFO_EXIT) + bytes(56))
+        try:
+            fcntl.ioctl(pidfd, _GET_INFO, buffer)
+        except OSError:
+            return None  # an older kernel, or reaped before anyone could ask
+        if struct.unpack_from("<Q", buffer)[0] & _INFO_EXIT:
+            return _code(buffer)
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.0002)
+
+
+def _code(buffer: bytearray) -> int:
+    code = os.waitstatus_to_exitcode(struct.unpack_from("<i", buffer, 60)[0])
+    return 128 - code if code < 0 else code

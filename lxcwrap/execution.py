@@ -1,0 +1,299 @@
+"""Processes in containers, in the shape of `subprocess.Popen`: pipes to them, waiting, signals, collected output."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import selectors
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Literal
+
+from .errors import CommandFailedError, ExecError, SupervisorError, TimeoutExpired
+from .specs import Completed, parse_signal
+from .supervisor.client import Conversation
+
+PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
+
+# What a stream may be: PIPE, DEVNULL, STDOUT (for stderr), a descriptor, a file, or None for nothing.
+Stream = int | IO[bytes] | IO[str] | None
+_STREAM_NAMES = ("stdin", "stdout", "stderr")
+_PIPE_SIZE = 1 << 20
+_CHUNK = 1 << 18
+
+
+class Streams:
+    """The two ends of a process' standard streams: descriptors to send away, and files to keep."""
+
+    def __init__(self, stdin: Stream, stdout: Stream, stderr: Stream) -> None:
+        self.names: list[str] = []
+        self.fds: list[int] = []
+        self.files: dict[str, IO[bytes]] = {}
+        self._to_close: list[int] = []
+        try:
+            for name, stream in zip(_STREAM_NAMES, (stdin, stdout, stderr), strict=True):
+                self._add(name, stream)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, name: str, stream: Stream) -> None:
+        if stream is None or (stream == DEVNULL and isinstance(stream, int)):
+            return  # /dev/null on the other side
+        if stream == PIPE and isinstance(stream, int):
+            self._give(name, self._pipe(name))
+        elif stream == STDOUT and isinstance(stream, int):
+            if name != "stderr":
+                raise ValueError(f"{name}=STDOUT: only stderr can go where stdout goes")
+            if "stdout" in self.names:
+                self._give(name, self.fds[self.names.index("stdout")])
+        else:
+            self._give(name, stream if isinstance(stream, int) else stream.fileno())
+
+    def _give(self, name: str, fd: int) -> None:
+        self.names.append(name)
+        self.fds.append(fd)
+
+    def _pipe(self, name: str) -> int:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        with suppress(OSError):  # over the user's pipe quota: the usual 64 KiB serve too
+            fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        ours, theirs = (writer, reader) if name == "stdin" else (reader, writer)
+        self._to_close.append(theirs)
+        self.files[name] = os.fdopen(ours, "wb" if name == "stdin" else "rb", buffering=0)
+        return theirs
+
+    def sent(self) -> None:
+        """The other side has its copies: close ours, or its end would never be seen."""
+        while self._to_close:
+            os.close(self._to_close.pop())
+
+    def close(self) -> None:
+        self.sent()
+        for file in self.files.values():
+            file.close()
+
+
+class Popen:
+    """A command that runs in a container. Made by `Container.popen`; like `subprocess.Popen`, and a context manager.
+
+    stdin, stdout, stderr: unbuffered binary files where PIPE was asked for, else None.
+    pid: its process id as the host sees it.  tty: the master of its terminal where ``tty=True`` was asked for.
+    """
+
+    def __init__(self, argv: Sequence[str], container: str, conversation: Conversation, streams: Streams) -> None:
+        self.argv = tuple(argv)
+        self.container = container
+        self.stdin = streams.files.get("stdin")
+        self.stdout = streams.files.get("stdout")
+        self.stderr = streams.files.get("stderr")
+        self.tty: IO[bytes] | None = None
+        self.exec_error: str | None = None
+        self.oom_killed = False
+        self._conversation: Conversation | None = conversation
+        self._exit_code: int | None = None
+        self._pidfd = -1
+        self.pid = 0
+        self._await_start()
+
+    def _await_start(self) -> None:
+        while self.pid == 0 and self._conversation is not None:
+            self._take_answer()
+
+    def _take_answer(self) -> bool:
+        """Take in what the other side says; whether the command has ended."""
+        assert self._conversation is not None
+        answer, fds = self._conversation.receive()
+        event = answer.get("event")
+        if event == "started":
+            self._started(answer, fds)
+        elif event == "terminal":
+            self.tty = os.fdopen(fds[0], "r+b", buffering=0)
+        elif event == "exited":
+            self._exited(answer)
+        return self._conversation is None
+
+    def _started(self, answer: dict[str, object], fds: list[int]) -> None:
+        self.pid = int(str(answer["pid"]))
+        self._pidfd = fds[0]
+        self.exec_error = str(answer["exec_error"]) if answer.get("exec_error") else None
+
+    def _exited(self, answer: dict[str, object]) -> None:
+        self._close_conversation()
+        error, code = answer.get("error"), answer.get("exit_code")
+        if code is None:
+            raise SupervisorError(f"{self.container}: {list(self.argv)!r}", str(error or "its exit code is unknown"))
+        self._exit_code = int(str(code))
+        self.oom_killed = bool(answer.get("oom_killed"))
+
+    def _close_conversation(self) -> None:
+        if self._conversation is not None:
+            self._conversation.close()
+            self._conversation = None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code (128+signal when killed by one), or None while it runs. Looks now, does not wait."""
+        return self.poll()
+
+    returncode = exit_code
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        try:
+            return self.wait(timeout_s=0)
+        except TimeoutExpired:
+            return None
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for its end; its exit code. Raises TimeoutExpired, and it goes on."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._conversation is not None:
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._conversation.ready(remaining):
+                raise TimeoutExpired(f"{self.container}: {list(self.argv)!r}", timeout_s or 0.0)
+            self._take_answer()
+        if self._exit_code is None:
+            raise SupervisorError(f"{self.container}: {list(self.argv)!r}", "its exit code is unknown")
+        return self._exit_code
+
+    def send_signal(self, sig: str | int) -> None:
+        """Send a signal, by name or number; nothing happens when it has ended."""
+        if self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, parse_signal(sig))
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the size of its terminal; it gets SIGWINCH. Raises ExecError when it has none."""
+        if self.tty is None:
+            raise ExecError("resize: the command has no terminal; start it with tty=True")
+        fcntl.ioctl(self.tty, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def communicate(self, input: bytes | str | None = None, timeout_s: float | None = None) -> tuple[bytes, bytes]:
+        """Send `input`, read stdout and stderr to their end, wait. Raises TimeoutExpired with what was read so far."""
+        transfer = Transfer(self.stdin, self.stdout, self.stderr, input)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            if self._conversation is not None:
+                transfer.run(deadline, self._conversation, self._take_answer)
+            self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except TimeoutExpired:
+            stdout, stderr = transfer.result()
+            raise TimeoutExpired(f"{self.container}: {list(self.argv)!r}", timeout_s or 0.0, stdout, stderr) from None
+        return transfer.result()
+
+    def close(self) -> None:
+        """Close the files and stop listening. The command itself is left alone."""
+        for file in (self.stdin, self.stdout, self.stderr, self.tty):
+            if file is not None:
+                with suppress(BrokenPipeError):
+                    file.close()
+        self._close_conversation()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def __enter__(self) -> Popen:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for file in (self.stdin, self.stdout, self.stderr):
+            if file is not None:
+                with suppress(BrokenPipeError):
+                    file.close()
+        try:
+            if error is not None and self._conversation is not None:
+                self.kill()  # an interrupted or failed block must not wait for ever
+            if self._conversation is not None:
+                self.wait()
+        finally:
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Popen {list(self.argv)!r} in {self.container}>"
+
+
+class Transfer:
+    """Input to and output from a process, until it has ended or closed both outputs."""
+
+    def __init__(
+        self, stdin: IO[bytes] | None, stdout: IO[bytes] | None, stderr: IO[bytes] | None, data: bytes | str | None
+    ) -> None:
+        self._input = memoryview(data.encode() if isinstance(data, str) else data or b"")
+        self._chunks: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._stdin = stdin
+        self._outputs = {"stdout": stdout, "stderr": stderr}
+
+    def run(self, deadline: float | None, conversation: Conversation, has_ended: Callable[[], bool]) -> None:
+        """`has_ended` is asked when the conversation has an answer. After the end only what is already in the pipes is
+        read: a background process that keeps them open is not waited for. Raises TimeoutExpired past `deadline`."""
+        with selectors.DefaultSelector() as selector:
+            self._register(selector)
+            selector.register(conversation, selectors.EVENT_READ)
+            ended = False
+            while len(selector.get_map()) > (0 if ended else 1):
+                remaining = 0.0 if ended else None if deadline is None else max(0.0, deadline - time.monotonic())
+                events = selector.select(remaining)
+                if not events:
+                    if ended:
+                        return
+                    raise TimeoutExpired("output", 0.0)
+                for key, _ in events:
+                    if key.data is None:
+                        if has_ended():
+                            ended = True
+                            selector.unregister(key.fileobj)
+                    elif not self._move(key.data):
+                        selector.unregister(key.fileobj)
+                        key.fileobj.close()  # type: ignore[union-attr]  # only files have a name
+
+    def _register(self, selector: selectors.BaseSelector) -> None:
+        if self._stdin is not None and not self._stdin.closed:
+            os.set_blocking(self._stdin.fileno(), False)
+            selector.register(self._stdin, selectors.EVENT_WRITE, "stdin")
+        for name, file in self._outputs.items():
+            if file is not None and not file.closed:
+                selector.register(file, selectors.EVENT_READ, name)
+
+    def _move(self, name: Literal["stdin", "stdout", "stderr"]) -> bool:
+        if name == "stdin":
+            return self._write()
+        file = self._outputs[name]
+        assert file is not None
+        data = os.read(file.fileno(), _CHUNK)
+        self._chunks[name].append(data)
+        return bool(data)
+
+    def _write(self) -> bool:
+        assert self._stdin is not None
+        try:
+            self._input = self._input[os.write(self._stdin.fileno(), self._input[:_CHUNK]) :] if self._input else self._input
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            return False  # it does not want to read it all: its own decision
+        return bool(self._input)
+
+    def result(self) -> tuple[bytes, bytes]:
+        return b"".join(self._chunks["stdout"]), b"".join(self._chunks["stderr"])
+
+
+def checked(done: Completed, container: str, *, check: bool) -> Completed:
+    """`done`, or CommandFailedError when it was to be checked and did not end with 0."""
+    if check and done.exit_code != 0:
+        raise CommandFailedError(done.argv, done.exit_code, done.stdout, done.stderr, container, done.oom_killed)
+    return done

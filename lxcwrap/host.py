@@ -1,0 +1,124 @@
+"""`Host`: where everything begins. The only global of the package is the default host."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Unpack
+
+from .containers import Containers
+from .errors import UnsupportedError
+from .image import Image, Images
+from .machinery import Machinery
+from .options import ContainerOptions
+from .specs import Completed, StrPath
+from .storage.root import DEFAULT_ROOT
+
+if TYPE_CHECKING:
+    from .check import Report
+
+_current: ContextVar[Host | None] = ContextVar("lxcwrap_host", default=None)
+_default: dict[str, Host] = {}
+_default_lock = threading.Lock()
+
+
+class Host:
+    """The containers and images under one root directory of this machine.
+
+    root: where everything is kept; default ``LXCWRAP_ROOT`` or /var/lib/lxcwrap. Any number of hosts, threads and processes
+    may use one root directory at once. Making one clears what killed processes have left there.
+
+    Raises UnsupportedError when not run by root.
+    """
+
+    def __init__(self, root: StrPath | None = None) -> None:
+        if os.geteuid() != 0:
+            raise UnsupportedError("lxcwrap needs root, to set up namespaces, mounts and cgroups", "run this with sudo")
+        self._machinery = Machinery(root or os.environ.get("LXCWRAP_ROOT") or DEFAULT_ROOT)
+        self._machinery.clean()
+
+    @property
+    def root(self) -> Path:
+        """The root directory."""
+        return self._machinery.root.path
+
+    @cached_property
+    def containers(self) -> Containers:
+        """All containers, and `run`, `launch`, `create` to make them."""
+        return Containers(self._machinery)
+
+    @cached_property
+    def images(self) -> Images:
+        """All images, and `load`, `import_rootfs`, `bootstrap` to make them."""
+        return Images(self._machinery)
+
+    def check(self) -> Report:
+        """What this machine has and lacks for lxcwrap, each with the command that mends it."""
+        from .check import check
+
+        return check(self.root)
+
+    def close(self, *, stop_server: bool = False) -> None:
+        """Let go of this process' connections. Ends nothing that runs; `stop_server` ends the idle fork-server too, which
+        would end by itself after a minute."""
+        if stop_server:
+            self._machinery.supervisor.stop()
+        self._machinery.close()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Host {self.root}>"
+
+
+def default_host() -> Host:
+    """The host that is used where none is named: that of `use_host`, or one for the default root directory."""
+    chosen = _current.get()
+    if chosen is not None:
+        return chosen
+    root = os.environ.get("LXCWRAP_ROOT") or DEFAULT_ROOT
+    with _default_lock:
+        if root not in _default:
+            _default[root] = Host(root)
+        return _default[root]
+
+
+@contextmanager
+def use_host(host: Host) -> Iterator[Host]:
+    """Make `host` the default one within the block, in this thread or task."""
+    token = _current.set(host)
+    try:
+        yield host
+    finally:
+        _current.reset(token)
+
+
+def run(
+    image: str | Image,
+    argv: Sequence[str] | None = None,
+    *,
+    sh: str | None = None,
+    input: bytes | str | None = None,
+    timeout_s: float | None = None,
+    check: bool = True,
+    host: Host | None = None,
+    **options: Unpack[ContainerOptions],
+) -> Completed:
+    """Run a command in a new container and collect its output, as `subprocess.run`: see `Containers.run`.
+
+    >>> import lxcwrap
+    >>> lxcwrap.run("busybox", ["echo", "hello"]).stdout
+    'hello\\n'
+    """
+    containers = (host or default_host()).containers
+    return containers.run(image, argv, sh=sh, input=input, timeout_s=timeout_s, check=check, **options)

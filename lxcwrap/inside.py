@@ -1,0 +1,294 @@
+"""Acts inside a running container: exec, popen, attach, call, and its root for file access."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from . import lifecycle
+from .drivers.pidfd import open_same
+from .errors import CallError, ExecError, SupervisorError, TimeoutExpired, WrongStateError
+from .execution import PIPE, Popen, Stream, Streams, checked
+from .inroot import Root
+from .machinery import Machinery
+from .specs import Completed, ContainerSpec, State, check_argv, check_env
+from .supervisor.argv import init_argv
+from .supervisor.plan import capabilities, environment, uses_own_filter
+
+
+def popen(
+    machinery: Machinery,
+    container_id: str,
+    argv: Sequence[str],
+    *,
+    stdin: Stream,
+    stdout: Stream,
+    stderr: Stream,
+    env: Mapping[str, str] | None,
+    user: str | int | None,
+    cwd: str | None,
+    tty: bool,
+) -> Popen:
+    words = check_argv(argv) or ()
+    extra = check_env(env)
+    spec = _running(machinery, container_id, "exec in")
+    options = init_argv(
+        user=spec.user if user is None else str(user),
+        groups=spec.groups if user is None else (),
+        cwd=cwd or spec.cwd,
+        tty=tty,
+        seccomp=uses_own_filter(spec.security),
+        exec_only=True,
+    )
+    streams = Streams(stdin, stdout, stderr)
+    message = {
+        "op": "exec",
+        "id": container_id,
+        "lxc_path": str(machinery.root.containers),
+        "argv": [*options, *words],
+        "env": _env_list(environment(spec.env, {"TERM": "xterm"} if tty else {}, extra)),
+        "stdio": streams.names,
+    }
+    try:
+        conversation = machinery.supervisor.ask(message, streams.fds, what=f"exec of {list(words)!r} in {spec.name}")
+        streams.sent()
+        return Popen(words, spec.name, conversation, streams)
+    except BaseException:
+        streams.close()
+        raise
+
+
+def _running(machinery: Machinery, container_id: str, operation: str) -> ContainerSpec:
+    spec = lifecycle.spec_of(machinery, container_id)
+    state = lifecycle.look(machinery, container_id).state
+    if state != State.RUNNING:  # entering a paused one would wait for its thaw
+        raise WrongStateError(spec.name, state, operation)
+    return spec
+
+
+def _env_list(env: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in env.items()]
+
+
+def execute(
+    machinery: Machinery,
+    container_id: str,
+    argv: Sequence[str] | None,
+    sh: str | None,
+    *,
+    input: bytes | str | None,
+    env: Mapping[str, str] | None,
+    user: str | int | None,
+    cwd: str | None,
+    timeout_s: float | None,
+    check: bool,
+) -> Completed:
+    if (argv is None) == (sh is None):
+        raise TypeError("give a command or sh=, and not both")
+    words = ("/bin/sh", "-c", sh) if sh is not None else check_argv(argv) or ()
+    began = time.monotonic()
+    stdin = None if input is None else PIPE
+    with popen(
+        machinery, container_id, words, stdin=stdin, stdout=PIPE, stderr=PIPE, env=env, user=user, cwd=cwd, tty=False
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(input, timeout_s)
+        except TimeoutExpired as expired:
+            process.kill()
+            raise _texts(expired) from None
+        done = Completed(
+            argv=words,
+            exit_code=process.wait(),
+            stdout_bytes=stdout,
+            stderr_bytes=stderr,
+            duration_s=time.monotonic() - began,
+        )
+        return checked(done, process.container, check=check)
+
+
+def _texts(expired: TimeoutExpired) -> TimeoutExpired:
+    def text(data: str | bytes) -> str:
+        return data if isinstance(data, str) else data.decode(errors="replace")
+
+    return TimeoutExpired(expired.operation, expired.timeout_s, text(expired.stdout), text(expired.stderr))
+
+
+# --- a terminal ---
+
+
+def attach(
+    machinery: Machinery,
+    container_id: str,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None,
+    user: str | int | None,
+    cwd: str | None,
+) -> int:
+    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    if not os.isatty(keyboard):
+        raise ExecError("attach: stdin is no terminal; use exec() or popen()")
+    term = {"TERM": os.environ.get("TERM", "xterm")}
+    with popen(
+        machinery, container_id, argv, stdin=None, stdout=None, stderr=None, env={**term, **(env or {})}, user=user, cwd=cwd, tty=True
+    ) as process:
+        before = termios.tcgetattr(keyboard)
+        try:
+            tty.setraw(keyboard)  # keys go to the terminal inside, which makes a signal of Ctrl-C
+            relay(process, keyboard, screen)
+        finally:
+            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
+        return process.wait()
+
+
+def relay(process: Popen, keyboard: int, screen: int) -> None:
+    """Bytes between the command's terminal and ours, and our window size to it, until its end."""
+    import selectors
+
+    assert process.tty is not None
+    master = process.tty.fileno()
+    resized, on_resize = socket.socketpair()
+
+    def tell(_number: int, _frame: object) -> None:
+        on_resize.send(b"w")
+
+    previous = signal.signal(signal.SIGWINCH, tell)
+    tell(0, None)
+    try:
+        with selectors.DefaultSelector() as selector, resized, on_resize:
+            for fd in (keyboard, master, resized.fileno()):
+                selector.register(fd, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fd == resized.fileno():
+                        resized.recv(64)
+                        size = os.get_terminal_size(screen)
+                        process.resize(size.lines, size.columns)
+                    elif not _pass(key.fd, master if key.fd == keyboard else screen):
+                        if key.fd == master:
+                            return
+                        selector.unregister(keyboard)
+    finally:
+        signal.signal(signal.SIGWINCH, previous)
+
+
+def _pass(source: int, target: int) -> bool:
+    try:
+        data = os.read(source, 65536)
+    except OSError:  # EIO: the other side of the terminal is closed
+        return False
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view) :]
+    return bool(data)
+
+
+# --- a function ---
+
+
+def call(
+    machinery: Machinery, container_id: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    from .supervisor import call as calling
+
+    spec = _running(machinery, container_id, "call in")
+    payload = calling.encode_call(function, args, kwargs)
+    name = getattr(function, "__qualname__", repr(function))
+    payload_fd = os.memfd_create("lxcwrap-call", os.MFD_CLOEXEC)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(payload_fd), "wb") as file:
+            file.write(payload)
+        os.lseek(payload_fd, 0, os.SEEK_SET)
+        message = {
+            "op": "call",
+            "id": container_id,
+            "lxc_path": str(machinery.root.containers),
+            "env": _env_list(spec.env),
+            "seccomp": _filter(machinery, spec).hex(),
+            "stdio": [],
+        }
+        conversation = machinery.supervisor.ask(message, [payload_fd, writer], what=f"call of {name} in {spec.name}")
+        os.close(writer)
+        writer = -1
+        with conversation, os.fdopen(reader, "rb") as results:
+            reader = -1
+            data = results.read()
+            if not data:
+                raise CallError(name, _why(conversation))
+        return calling.decode_result(data)
+    finally:
+        for fd in (payload_fd, reader, writer):
+            if fd >= 0:
+                os.close(fd)
+
+
+def _why(conversation: Any) -> str:
+    """What happened to a call that gave no result."""
+    with suppress(SupervisorError):
+        while True:
+            answer, fds = conversation.receive()
+            for fd in fds:
+                os.close(fd)
+            if answer["event"] == "exited":
+                return str(answer.get("error") or f"its process ended with exit code {answer['exit_code']} and no result")
+    return "its process was killed"
+
+
+def _filter(machinery: Machinery, spec: ContainerSpec) -> bytes:
+    if not uses_own_filter(spec.security):
+        return b""
+    from .drivers.seccomp import ensure_filter
+
+    return ensure_filter(machinery.root.cache, capabilities(spec.security)).read_bytes()
+
+
+# --- its root ---
+
+
+@contextmanager
+def open_root(machinery: Machinery, container_id: str) -> Iterator[Root]:
+    """Its root directory: that of the running init, or a mount made for the occasion while it does not run."""
+    record = lifecycle.row(machinery, container_id)
+    spec, idmap = lifecycle.spec_of(machinery, container_id), machinery.idmap(record["slot"])
+    run = lifecycle.look(machinery, container_id)
+    if run.state.is_alive:
+        pidfd = open_same(run.run["init_pid"], run.run["init_start"])
+        if pidfd is not None:
+            try:
+                fd = os.open(f"/proc/{run.run['init_pid']}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            finally:
+                os.close(pidfd)
+            try:
+                yield Root(fd, idmap, spec.name, spec.read_only)
+            finally:
+                os.close(fd)
+            return
+    with _mounted(machinery, container_id, spec.name) as fd:
+        yield Root(fd, idmap, spec.name)
+
+
+@contextmanager
+def _mounted(machinery: Machinery, container_id: str, name: str) -> Iterator[int]:
+    records = machinery.records(container_id)
+    lock = records.hold(10.0)  # a start must wait: one overlay must not be mounted twice at a time
+    try:
+        message = {"op": "mount", "plan": records.read("plan")}
+        with machinery.supervisor.ask(message, what=f"access to files of {name}") as conversation:
+            answer, fds = conversation.receive()
+        if not fds:
+            raise SupervisorError(f"{name}: its root cannot be mounted", str(answer.get("error")))
+        try:
+            yield fds[0]
+        finally:
+            os.close(fds[0])
+    finally:
+        os.close(lock)

@@ -1,0 +1,99 @@
+"""What the nouns work with: state, images, supervisor and cgroups of one root directory, and the cleaning of remains."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+from .drivers.cgroups import CgroupHost
+from .drivers.pidfd import start_time
+from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
+from .storage.blobs import BlobStore
+from .storage.images import ImageStore
+from .storage.layers import LayerStore
+from .storage.root import RootDir
+from .storage.state import State
+from .supervisor.client import Supervisor
+from .supervisor.records import Records
+
+_RANGES = (LAST_BASE - FIRST_BASE) // RANGE_SIZE
+
+
+class Machinery:
+    """Everything under one root directory. Holds no state of its own: any number may exist, in any process."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = RootDir(root)
+        self.root.prepare()
+        self.state = State(self.root.state_db)
+        self.layers = LayerStore(self.root.layers)
+        self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
+        self.supervisor = Supervisor(self.root.path)
+        self.cgroups = CgroupHost()
+        # Each root directory begins elsewhere in the ids that containers may have, so that two rarely meet.
+        self._first_range = int.from_bytes(sha256(os.fsencode(self.root.path)).digest()[:4]) % _RANGES
+
+    def idmap(self, slot: int | None) -> IdMap:
+        """The id range of a container with this slot; None: privileged, no range."""
+        if slot is None:
+            return IDENTITY
+        return IdMap(FIRST_BASE + (self._first_range + slot) % _RANGES * RANGE_SIZE)
+
+    def bundle(self, container_id: str) -> Path:
+        return self.root.containers / container_id
+
+    def records(self, container_id: str) -> Records:
+        return Records(self.bundle(container_id))
+
+    # --- cleaning ---
+
+    def clean(self) -> None:
+        """Find and clear what killed processes left: half-made and half-removed containers, runs without an end."""
+        rows = self.state.connection.execute("SELECT id, phase, owner_pid, owner_start FROM containers").fetchall()
+        known = set()
+        for row in rows:
+            known.add(row["id"])
+            if row["phase"] != "created" and start_time(row["owner_pid"]) != row["owner_start"]:
+                self.forget(row["id"])
+            elif row["phase"] == "created":
+                self._close_run(row["id"])
+        for name in os.listdir(self.root.containers):
+            if name not in known and not Records(self.root.containers / name).is_held() and not self._has_row(name):
+                self._discard(name)
+        self.root.empty_trash()
+
+    def _has_row(self, container_id: str) -> bool:
+        query = "SELECT 1 FROM containers WHERE id = ?"
+        return self.state.connection.execute(query, (container_id,)).fetchone() is not None
+
+    def _close_run(self, container_id: str) -> None:
+        """A run whose monitor was killed has no end on record: give it one."""
+        records = self.records(container_id)
+        if records.read("run") is None or records.read("exit") is not None:
+            return
+        try:
+            lock = records.hold(0)
+        except (BlockingIOError, FileNotFoundError):
+            return  # it runs, or was removed just now
+        try:
+            if records.read("run") and not records.read("exit"):
+                records.close_orphan(self.cgroups)
+        finally:
+            os.close(lock)
+
+    def forget(self, container_id: str) -> None:
+        """Remove a container that does not run, whatever is left of it; the record goes last."""
+        self._discard(container_id)
+        with self.state.transaction() as change:
+            change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
+
+    def _discard(self, container_id: str) -> None:
+        self.cgroups.kill_all(container_id)
+        self.cgroups.remove(container_id)
+        self.root.discard(self.bundle(container_id))
+
+
+    def close(self) -> None:
+        self.state.close()
+        self.cgroups.close()

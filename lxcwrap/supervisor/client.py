@@ -1,0 +1,158 @@
+"""What the nouns call: requests to the fork-server of a root directory, which is started when there is none.
+
+No liblxc in this process, no fork of it: the server is spawned by vfork and exec, everything else is a connection.
+Any thread and any process may use it; each request has a connection of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import SupervisorError, UnsupportedError
+from . import wire
+
+_START_TIMEOUT_S = 30.0
+_BOOT = "import sys; sys.path[:0] = {paths!r}; from lxcwrap.supervisor.server import main; main({root!r}, {fd})"
+
+
+class Conversation:
+    """One request under way: the answers, in order, until the other end has no more to say."""
+
+    def __init__(self, sock: socket.socket, what: str) -> None:
+        self._sock = sock
+        self._what = what
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def ready(self, timeout_s: float | None) -> bool:
+        """Whether an answer, or the end, comes within `timeout_s` seconds; None waits for ever."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
+
+    def receive(self) -> tuple[wire.Message, list[int]]:
+        """The next answer. Raises SupervisorError when the process that should give it has died."""
+        try:
+            answer = wire.receive(self._sock)
+        except (OSError, ValueError) as error:
+            raise SupervisorError(f"{self._what}: no answer", str(error)) from error
+        if answer is None:
+            raise SupervisorError(f"{self._what}: its process ended before it answered", "see run/server.log in the root directory")
+        return answer
+
+
+class Supervisor:
+    """The fork-server of one root directory, as its users see it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._socket_path = f"{root}/run/server.sock"
+
+    def ask(self, message: Mapping[str, object], fds: Sequence[int] = (), *, what: str) -> Conversation:
+        """Send a request; `what` names it in errors."""
+        while True:
+            sock = self._connect()
+            try:
+                wire.send(sock, dict(message), fds)
+                return Conversation(sock, what)
+            except (BrokenPipeError, ConnectionResetError):
+                sock.close()  # the server retired just now: a new one is started
+            except BaseException:
+                sock.close()
+                raise
+
+    def pid(self) -> int | None:
+        """Process id of the server, None when none runs."""
+        try:
+            with self._open() as sock:
+                wire.send(sock, {"op": "hello", "protocol": wire.PROTOCOL})
+                answer = wire.receive(sock)
+        except OSError:
+            return None
+        return int(answer[0]["pid"]) if answer else None
+
+    def stop(self) -> None:
+        """Ask the server to end. Containers go on; the next request starts another."""
+        try:
+            with self._open() as sock:
+                wire.send(sock, {"op": "hello", "protocol": wire.PROTOCOL, "retire": True})
+                wire.receive(sock)
+        except OSError:
+            return
+        deadline = time.monotonic() + 5.0
+        while os.path.exists(self._socket_path) and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def _open(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            # A path beyond the 107 bytes of sun_path is reached through a descriptor of its directory.
+            directory = os.open(f"{self._root}/run", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                sock.connect(f"/proc/self/fd/{directory}/server.sock")
+            finally:
+                os.close(directory)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _connect(self) -> socket.socket:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            try:
+                return self._open()
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                if time.monotonic() > deadline:
+                    raise SupervisorError("the fork-server cannot be reached", str(error)) from error
+                self._spawn()
+
+    def _spawn(self) -> None:
+        ready, writer = os.pipe()
+        source = _BOOT.format(paths=_module_paths(), root=os.fspath(self._root), fd=writer)
+        try:
+            # -I -S: none of the caller's environment, site or current directory.
+            command = [sys.executable, "-I", "-S", "-c", source]
+            null = subprocess.DEVNULL
+            server = subprocess.Popen(
+                command, pass_fds=[writer], stdin=null, stdout=null, stderr=subprocess.PIPE, env={}, cwd="/"
+            )
+        finally:
+            os.close(writer)
+        with os.fdopen(ready, "rb") as pipe, server:
+            said = pipe.read()  # ends when it serves, or has failed
+            text = server.stderr.read().decode(errors="replace").strip() if server.stderr else ""
+        if said != b"ok":
+            if "LXC bindings" in text:
+                raise UnsupportedError(text.splitlines()[-1].removeprefix("ImportError: "))
+            raise SupervisorError("the fork-server did not start", text[-2000:])
+
+
+def _module_paths() -> list[str]:
+    """Where the server finds this package and the bindings, without running any site code."""
+    package = str(Path(__file__).parents[2])
+    bindings = importlib.util.find_spec("_lxc")
+    if bindings is None or bindings.origin is None:
+        raise UnsupportedError(
+            "the LXC bindings are missing", "pip install lxc (needs lxc-dev and gcc), or apt install python3-lxc"
+        )
+    return [*dict.fromkeys([package, str(Path(bindings.origin).parent)])]

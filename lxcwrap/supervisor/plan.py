@@ -1,0 +1,178 @@
+"""From what was asked to what will be done: a pure function, so that it can be printed and tested without root.
+
+A plan is plain JSON. It lies in the container's directory, so that a start needs nothing but the directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict
+
+from ..ids import IdMap
+from ..specs import ContainerSpec, Mount, Security
+from .argv import init_argv
+
+# What Docker grants by default: enough for package managers and servers, nothing that reaches the host.
+DEFAULT_CAPABILITIES = frozenset(
+    "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
+)
+_ALL_CAPABILITIES = DEFAULT_CAPABILITIES | frozenset(
+    "AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE LINUX_IMMUTABLE MAC_ADMIN "
+    "MAC_OVERRIDE NET_ADMIN NET_BROADCAST PERFMON SYSLOG SYS_ADMIN SYS_BOOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO "
+    "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM".split()
+)
+# Kernel state that is the host's and not the container's: files hidden under /dev/null, directories under an empty tmpfs.
+_MASKED_FILES = "kcore keys latency_stats timer_list timer_stats sched_debug".split()
+_MASKED_DIRECTORIES = "proc/acpi proc/asound proc/scsi sys/firmware sys/devices/virtual/powercap".split()
+_READ_ONLY = "proc/bus proc/fs proc/irq proc/sysrq-trigger".split()
+
+Plan = dict[str, Any]
+Config = list[tuple[str, str]]
+
+
+def capabilities(security: Security) -> frozenset[str]:
+    """Capabilities the container's root keeps."""
+    if security.privileged:
+        return _ALL_CAPABILITIES
+    base = _ALL_CAPABILITIES if "ALL" in security.cap_add else DEFAULT_CAPABILITIES | set(security.cap_add)
+    return frozenset() if "ALL" in security.cap_drop else base - set(security.cap_drop)
+
+
+def uses_own_filter(security: Security) -> bool:
+    """Whether our init loads the seccomp filter."""
+    return security.seccomp and not security.privileged
+
+
+def make_plan(
+    spec: ContainerSpec, *, container_id: str, root: Path, idmap: IdMap, lowers: Sequence[Path], init_dir: Path, host_proc: Path = Path("/")
+) -> Plan:
+    """How to run `spec` as container `container_id`: read by the monitor, complete."""
+    bundle = root / "containers" / container_id
+    return {
+        "id": container_id,
+        "name": spec.name,
+        "root": str(root),
+        "bundle": str(bundle),
+        "lxc_path": str(root / "containers"),
+        "idmap": list(idmap),
+        "lowers": [str(path) for path in lowers],
+        "volatile": spec.auto_remove,
+        "read_only": spec.read_only,
+        "mounts": [_plain(mount) for mount in sorted(spec.mounts, key=lambda mount: mount.target.count("/"))],
+        "files": _files(spec),
+        "config": list(_config(spec, bundle, idmap, init_dir, host_proc)),
+        "init": _init(spec),
+        "argv": list(spec.argv),
+        "env": [f"{key}={value}" for key, value in spec.env.items()],
+        "limits": {key: value for key, value in asdict(spec.limits).items() if value is not None},
+        "devices": _devices(spec.security),
+        "log": {"max_bytes": spec.log_max_bytes, "max_files": spec.log_max_files},
+        "tty_to_caller": False,
+        "auto_remove": spec.auto_remove,
+    }
+
+
+def _init(spec: ContainerSpec) -> list[str]:
+    seccomp = uses_own_filter(spec.security)
+    return init_argv(
+        user=spec.user, groups=spec.groups, cwd=spec.cwd, tty=spec.tty, seccomp=seccomp, exec_only=not spec.init
+    )
+
+
+def _plain(mount: Mount) -> dict[str, Any]:
+    return asdict(mount)
+
+
+def _files(spec: ContainerSpec) -> dict[str, str]:
+    hostname = spec.hostname
+    hosts = "".join(f"{address}\t{name}\n" for name, address in spec.extra_hosts.items())
+    loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    return {
+        "/etc/hosts": f"{loopback}127.0.1.1\t{hostname}\n{hosts}",
+        "/etc/hostname": f"{hostname}\n",
+        "/etc/resolv.conf": "",
+    }
+
+
+def _devices(security: Security) -> list[str] | None:
+    """Device cgroup entries beyond the default policy; None: no policy at all."""
+    if security.privileged:
+        return None
+    entries = []
+    for device in security.devices:
+        status = os.stat(device.path)
+        kind = "b" if (status.st_mode & 0o170000) == 0o060000 else "c"
+        entries.append(f"{kind} {os.major(status.st_rdev)}:{os.minor(status.st_rdev)} {device.access}")
+    return entries
+
+
+def _config(spec: ContainerSpec, bundle: Path, idmap: IdMap, init_dir: Path, host: Path) -> Iterator[tuple[str, str]]:
+    security = spec.security
+    yield "lxc.uts.name", spec.hostname
+    yield "lxc.log.file", f"{bundle}/lxc.log"
+    yield "lxc.log.level", "ERROR"
+    yield "lxc.console.path", "none"
+    yield "lxc.tty.max", "0"
+    yield "lxc.pty.max", "1024"
+    yield "lxc.autodev", "1"
+    yield "lxc.mount.auto", "proc:rw sys:rw" if security.privileged else "proc:mixed sys:ro"
+    yield "lxc.mount.entry", f"{_escape(init_dir)} dev/.lxcwrap none bind,ro,create=dir 0 0"
+    yield "lxc.mount.entry", f"tmpfs dev/shm tmpfs nosuid,nodev,mode=1777,size={spec.shm_size},create=dir 0 0"
+    yield "lxc.mount.entry", "mqueue dev/mqueue mqueue nosuid,nodev,noexec,optional,create=dir 0 0"
+    if security.masked_paths and not security.privileged:
+        yield from _masks(host)
+    yield from _device_nodes(security)
+    if not idmap.is_identity:
+        yield "lxc.idmap", f"u 0 {idmap.base} {idmap.size}"
+        yield "lxc.idmap", f"g 0 {idmap.base} {idmap.size}"
+    if not security.privileged:
+        yield "lxc.cap.keep", " ".join(sorted(name.lower() for name in capabilities(security))) or "none"
+        if security.no_new_privs:
+            yield "lxc.no_new_privs", "1"
+    for limit in spec.ulimits:
+        yield f"lxc.prlimit.{limit.name}", f"{_limit(limit.soft)}:{_limit(limit.hard)}"
+    for key, value in spec.sysctls.items():
+        yield f"lxc.sysctl.{key}", value
+    if spec.oom_score_adj:
+        yield "lxc.proc.oom_score_adj", str(spec.oom_score_adj)
+    for key, value in spec.env.items():
+        yield "lxc.environment", f"{key}={value}"
+
+
+def _masks(host: Path) -> Iterator[tuple[str, str]]:
+    for name in _MASKED_FILES:
+        if (host / "proc" / name).exists():
+            yield "lxc.mount.entry", f"/dev/null proc/{name} none bind,optional 0 0"
+    for path in _MASKED_DIRECTORIES:
+        if (host / path).is_dir():
+            yield "lxc.mount.entry", f"tmpfs {path} tmpfs ro,nosuid,nodev,noexec,size=0,optional 0 0"
+    for path in _READ_ONLY:
+        if (host / path).exists():
+            yield "lxc.mount.entry", f"/{path} {path} none bind,ro,nosuid,nodev,noexec,optional 0 0"
+
+
+def _device_nodes(security: Security) -> Iterator[tuple[str, str]]:
+    for device in security.devices:
+        target = (device.target or device.path).lstrip("/")
+        yield "lxc.mount.entry", f"{_escape(device.path)} {_escape(target)} none bind,create=file 0 0"
+
+
+def _limit(value: int | None) -> str:
+    return "unlimited" if value is None else str(value)
+
+
+def _escape(path: Path | str) -> str:
+    """As fstab(5): what separates fields is written in octal."""
+    return "".join(f"\\{ord(char):03o}" if char in " \t\n\\" else char for char in str(path))
+
+
+def environment(image_env: Mapping[str, str], *overrides: Mapping[str, str]) -> dict[str, str]:
+    """What the image says, then what the caller says; PATH always there, as in Docker."""
+    result = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **image_env}
+    for override in overrides:
+        result |= override
+    return result

@@ -1,0 +1,74 @@
+"""What is known of a container on disk, in its directory. Written by its monitor, read by anybody.
+
+lock        held (an OFD lock) by the monitor as long as it or liblxc's process lives: the kernel lets go of it
+plan.json   how to start it, complete: written by the caller at creation
+run.json    of the present or last run: monitor, monitor_start, init_pid, started_at
+exit.json   how the last run ended: exit_code, oom_killed, finished_at, error
+Files are written under another name and renamed: a reader sees the old or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+import time
+from typing import Any
+
+Record = dict[str, Any]
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
+
+
+class Records:
+    """The records of one container; `path` is its directory."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+
+    def read(self, name: str) -> Record | None:
+        """One of ``plan``, ``run``, ``exit``; None when there is none."""
+        try:
+            with open(f"{self.path}/{name}.json", "rb") as file:
+                record: Record = json.loads(file.read())
+                return record
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, record: Record) -> None:
+        temporary = f"{self.path}/.{name}.{os.getpid()}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(record, file)
+        os.rename(temporary, f"{self.path}/{name}.json")
+
+    def remove(self, name: str) -> None:
+        try:
+            os.unlink(f"{self.path}/{name}.json")
+        except FileNotFoundError:
+            pass
+
+    def hold(self, timeout_s: float) -> int:
+        """Take the lock; the descriptor returned holds it. Raises BlockingIOError when another keeps it."""
+        fd = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+                return fd
+            except OSError:
+                if time.monotonic() > deadline:
+                    os.close(fd)
+                    raise BlockingIOError(f"{self.path} is held by another monitor") from None
+                time.sleep(0.001)
+
+    def is_held(self) -> bool:
+        """Whether a monitor lives. Asks the kernel without taking the lock."""
+        try:
+            fd = os.open(f"{self.path}/lock", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+            return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+        finally:
+            os.close(fd)

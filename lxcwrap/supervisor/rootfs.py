@@ -1,0 +1,112 @@
+"""A container's root file system: its image's layers, id-mapped, under its own upper directory, and its mounts.
+
+Runs in the supervisor's processes. Targets inside the root are resolved by the kernel within that root.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any
+
+from ..drivers import mounts
+from ..drivers.paths import open_in_root
+from ..ids import IdMap
+
+_supports_descriptors = cache(mounts.supports_descriptor_lowers)
+Plan = Mapping[str, Any]
+
+
+def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = None) -> int:
+    """A detached mount of the container's root, without its mounts. `by_descriptors` None: what the kernel offers;
+    if False, the caller must be in a mount namespace of its own."""
+    bundle = plan["bundle"]
+    upper, work = f"{bundle}/upper", f"{bundle}/work"
+    options = ["volatile"] if plan["volatile"] else []
+    if plan["volatile"]:  # the kernel refuses a second mount over a volatile upper until this is gone
+        with suppress(FileNotFoundError):
+            os.rmdir(f"{work}/work/incompat/volatile")
+            os.rmdir(f"{work}/work/incompat")
+    lowers: list[int] = []
+    try:
+        lowers += (mounts.idmapped_clone(path, userns_fd, mounts.NODEV) for path in plan["lowers"])
+        if _supports_descriptors() if by_descriptors is None else by_descriptors:
+            return mounts.overlay_by_descriptors(lowers, upper, work, options=options, attributes=mounts.NODEV)
+        scratch = f"{bundle}/lowers"
+        os.makedirs(scratch, exist_ok=True)
+        return mounts.overlay_by_paths(lowers, upper, work, scratch=scratch, options=options, attributes=mounts.NODEV)
+    finally:
+        for fd in lowers:
+            os.close(fd)
+
+
+def mount_all(plan: Plan, userns_fd: int | None) -> str:
+    """Mount root and mounts in this process' own mount namespace; the path to give to liblxc."""
+    idmap = IdMap(*plan["idmap"])
+    rootfs = f"{plan['bundle']}/rootfs"
+    root_fd = overlay(plan, userns_fd)
+    try:
+        mounts.attach(root_fd, rootfs)
+        for name, text in plan["files"].items():
+            source = f"{plan['bundle']}/files/{posixpath.basename(name)}"
+            _write(source, text)
+            _attach_at(root_fd, mounts.idmapped_clone(source, userns_fd), name, idmap, is_dir=False)
+        for mount in plan["mounts"]:
+            fd = _make(mount, idmap, userns_fd)
+            is_dir = mount["kind"] == "tmpfs" or os.path.isdir(mount["source"])
+            _attach_at(root_fd, fd, mount["target"], idmap, is_dir=is_dir)
+        if plan["read_only"]:
+            mounts.set_attributes(root_fd, mounts.RDONLY)
+    finally:
+        os.close(root_fd)
+    return rootfs
+
+
+def _make(mount: Mapping[str, Any], idmap: IdMap, userns_fd: int | None) -> int:
+    attributes = mounts.NOSUID | mounts.NODEV
+    attributes |= (mounts.RDONLY if mount["read_only"] else 0) | (0 if mount["exec"] else mounts.NOEXEC)
+    if mount["kind"] == "tmpfs":
+        options = [f"mode={mount['mode']:o}", f"uid={idmap.base}", f"gid={idmap.base}"]
+        options += [f"size={mount['size']}"] if mount["size"] else []
+        return mounts.new_filesystem("tmpfs", options, attributes)
+    return mounts.idmapped_clone(mount["source"], userns_fd, attributes, recursive=True)
+
+
+def _attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap, *, is_dir: bool) -> None:
+    try:
+        with _mount_point(root_fd, target, idmap, is_dir=is_dir) as fd:
+            mounts.attach(mount_fd, fd)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot mount at {target}: {error.strerror}") from None
+    finally:
+        os.close(mount_fd)
+
+
+@contextmanager
+def _mount_point(root_fd: int, target: str, idmap: IdMap, *, is_dir: bool) -> Iterator[int]:
+    """An O_PATH descriptor of `target` within the root; what is missing is made, owned by the container's root."""
+    try:
+        fd = open_in_root(root_fd, target, os.O_PATH)
+    except FileNotFoundError:
+        parent, name = posixpath.split(target.rstrip("/"))
+        with _mount_point(root_fd, parent or "/", idmap, is_dir=True) as parent_fd:
+            if is_dir:
+                os.mkdir(name, 0o755, dir_fd=parent_fd)
+            else:
+                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent_fd))
+            os.chown(name, idmap.base, idmap.base, dir_fd=parent_fd, follow_symlinks=False)
+        fd = open_in_root(root_fd, target, os.O_PATH)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write(path: str, text: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(path, 0o644)
