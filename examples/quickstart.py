@@ -27,9 +27,9 @@ def one_off() -> None:
 
 def long_lived(host: Host) -> None:
     step("Keep a container running, within limits")
-    ticking = ["sh", "-c", "while sleep 0.1; do echo tick; done"]
+    ticking = "while sleep 0.1; do echo tick; done"
     limits = Limits(memory="64MiB", cpus=0.5, pids=20)
-    with host.containers.launch("busybox", ticking, name="clock", limits=limits) as clock:
+    with host.containers.launch("busybox", sh=ticking, name="clock", limits=limits) as clock:
         print(f"{clock.name} is {clock.state}, its first process is {clock.init_pid} on the host")
 
         step("Look inside: run a command, call a Python function, read a file")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+TOP = Path(__file__).parents[2]
 
 
-def run_example(name: str) -> str:
-    command = [sys.executable, "-W", "error", EXAMPLES / name]
+def run_python(*arguments: str | Path) -> str:
+    command = [sys.executable, "-W", "error", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -20,7 +21,7 @@ def run_example(name: str) -> str:
 
 def test_quickstart(shared_root: Path) -> None:
     """The quickstart runs a command, reports its failure, limits a container and reads its log."""
-    output = run_example("quickstart.py")
+    output = run_python(TOP / "examples" / "quickstart.py")
     assert "Hello from a container" in output
     assert "exit code 3, stderr 'no such luck\\n'" in output
     assert "of 33554432 bytes used" in output
@@ -31,6 +32,14 @@ def test_quickstart(shared_root: Path) -> None:
 def test_debian_application(fresh_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A web application in an image made from Debian packages answers from inside, and its log is kept."""
     monkeypatch.setenv("LXCWRAP_ROOT", str(fresh_root))
-    output = run_example("debian_app.py")
+    output = run_python(TOP / "examples" / "debian_app.py")
     assert "<h1>1 guests</h1><p>Ada &amp; Charles" in output
     assert '"GET / HTTP/1.1" 200' in output
+
+
+def test_readme(shared_root: Path) -> None:
+    """The code in the README runs as it stands."""
+    code = re.search(r"```python\n(.*?)```", (TOP / "README.md").read_text(), re.DOTALL)
+    assert code
+    output = run_python("-c", code[1])
+    assert output.startswith("hello\n")

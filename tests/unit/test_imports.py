@@ -18,14 +18,20 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from lines above its own, or from its own package.
 LEVELS = (
     {"errors", "ids"},
-    {"checkedjson", "reference", "specs"},
+    {"checkedjson", "digests", "platforms", "specs"},
+    {"imageconfig", "reference"},
     {"oci"},
     {"drivers"},
     {"storage"},
     {"formats"},
     {"supervisor"},
+    {"execution", "inroot", "machinery", "options"},
+    {"copying", "files", "lifecycle", "stats"},
+    {"image", "inside"},
+    {"container"},
+    {"containers"},
+    {"check"},
     {"host"},
-    {"container", "image"},
     {"__init__", "__main__"},
 )
 
