@@ -30,12 +30,12 @@ INIT = Path(__file__).parents[1] / "init" / "lxcwrap-init"
 
 # seccomp.h and linux/audit.h
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
-_LT, _EQ, _GT, _MASKED_EQ = 2, 4, 6, 7
+_LT, _EQ, _MASKED_EQ = 2, 4, 7
 _OPTIMIZE, _BINARY_TREE = 8, 2
 _I386, _X86_64, _X32, _ARM, _AARCH64 = 0x40000003, 0xC000003E, 0x4000003E, 0x40000028, 0xC00000B7
 _COMPATIBLE = {_X86_64: (_I386, _X32), _AARCH64: (_ARM,)}
 
-_AF_ALG, _AF_VSOCK = 38, 40
+_INT = 0xFFFFFFFF  # what the kernel reads of an argument declared as int
 # NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET
 _CLONE_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 # Linux, BSD-like 16-bit, UNAME26, both, and "tell me": none that switches address randomisation off.
@@ -60,13 +60,11 @@ class Rule(NamedTuple):
 def rules(capabilities: frozenset[str]) -> list[Rule]:
     """The policy for these capabilities (as ``"SYS_ADMIN"``). What no rule allows gets EPERM."""
     result = [Rule(_ALLOW, name) for name in sorted(allowed_names(capabilities))]
-    result += [Rule(_ALLOW, "personality", Condition(0, _EQ, value)) for value in _PERSONALITIES]
-    # All but AF_ALG (attack surface nobody needs) and AF_VSOCK (not namespaced: reaches the hypervisor).
-    result += [
-        Rule(_ALLOW, "socket", Condition(0, _LT, _AF_ALG)),
-        Rule(_ALLOW, "socket", Condition(0, _EQ, _AF_ALG + 1)),
-        Rule(_ALLOW, "socket", Condition(0, _GT, _AF_VSOCK)),
-    ]
+    result += [Rule(_ALLOW, "personality", Condition(0, _MASKED_EQ, _INT, value)) for value in _PERSONALITIES]
+    # Not AF_ALG (38: attack surface nobody needs), not AF_VSOCK (40: not namespaced, reaches the hypervisor).
+    # Never "greater than": the kernel drops the register's upper half, so 1 << 32 | 40 would pass and be 40.
+    result += [Rule(_ALLOW, "socket", Condition(0, _LT, 38))]
+    result += [Rule(_ALLOW, "socket", Condition(0, _EQ, family)) for family in (39, 41, 42, 43, 44, 45)]
     if "SYS_ADMIN" in capabilities:
         return [*result, Rule(_ALLOW, "clone"), Rule(_ALLOW, "clone3")]
     # clone3 has its flags behind a pointer, where no filter looks; on ENOSYS C libraries fall back to clone.
