@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lxcwrap.storage.logreader import read_lines
@@ -68,14 +69,14 @@ def to_log(directory: Path, size: int) -> None:
 
 def main(directory: Path) -> None:
     for size, name in ((4096, "4 KiB writes, as libc's buffer makes them"), (len(LINE), "a write per line")):
-        plain, logged = (median_ms(lambda act=act, size=size: act(directory, size)) for act in (to_file, to_log))
-        _say(f"{LINES} lines of {len(LINE)} bytes, {name}")
-        _say(f"  to a file {plain:7.1f}   to the log {logged:7.1f}   ratio {logged / plain:.2f}")
+        plain, logged = (median_ms(partial(act, directory, size)) for act in (to_file, to_log))
+        print(f"{LINES} lines of {len(LINE)} bytes, {name}")
+        print(f"  to a file {plain:7.1f}   to the log {logged:7.1f}   ratio {logged / plain:.2f}")
     lines = list(read_lines(directory))
     assert len(lines) == LINES and lines[-1].text == LINE.decode().rstrip()
-    _say(f"all lines as LogLine: {median_ms(lambda: list(read_lines(directory))):.1f}")
-    _say(f"tail=20:              {median_ms(lambda: list(read_lines(directory, tail=20))):.2f}")
-    _say(f"idle follower, share of a processor: {_idle_share(directory):.2%}")
+    print(f"all lines as LogLine: {median_ms(lambda: list(read_lines(directory))):.1f}")
+    print(f"tail=20:              {median_ms(lambda: list(read_lines(directory, tail=20))):.2f}")
+    print(f"idle follower, share of a processor: {_idle_share(directory):.2%}")
 
 
 def _idle_share(directory: Path) -> float:
@@ -85,10 +86,6 @@ def _idle_share(directory: Path) -> float:
         pass
     after = resource.getrusage(resource.RUSAGE_SELF)
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 2
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Reading what `logs` wrote: whole lines, from the beginning, the tail or a time on, and as they come.
 
-Lines are in the order in which they were finished, and `LogLine.time` is when the end of the line was read from the
-container (as Docker has it), so times ascend as long as the machine's clock does.
+Lines are in the order in which they were finished, and `LogLine.time` is when the end of the line was read
+from the container (as Docker has it), so times ascend as long as the machine's clock does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STREAMS: dict[int, StreamName] = {STDOUT: "stdout", STDERR: "stderr"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A longer line is given in pieces of about this size: a container must not fill its reader's memory.
 MAX_LINE = 1 << 20
-# A follower looks this often while lines come, and more and more seldom, down to the second figure, while none do.
+# A follower looks this often while lines come, and ever more seldom, down to the second, while none do.
 # That takes 0.3 % of a processor, half of it for sleeping itself, and works on every file system.
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.015
 
@@ -52,12 +52,15 @@ def read_lines(
 ) -> Iterator[LogLine]:
     """Lines of the log in `directory`, oldest first; none if there is no log.
 
-    tail: only the last so many of the lines asked for, read from the end of the log. since, until: only lines of these
-    times and between; without a time zone they are local time. stream: only that one.
-    A last line without newline is given when the log is at its end; with `follow`, when the container has finished.
-    follow: then wait for more, until the time is after `until` or `is_finished()` says that nothing will be written
-    any more (it is called up to 70 times a second; the writer must be closed before it says so).
+    tail: only the last so many of the lines asked for; read from the end of the log.
+    since, until: only lines of these times and between; without a time zone they are local time.
+    stream: only that one.
+    follow: then wait for more, until the time is after `until` or `is_finished()` says that nothing will be
+    written any more. It is called up to 1000 times a second, 70 while no lines come.
     timeout_s: how long to follow.
+
+    A last line without newline is given when the log is at its end; with `follow`, when the container has
+    finished. A line of more than `MAX_LINE` bytes is given in pieces.
 
     Raises:
         InvalidSpecError: `tail` or `stream` cannot be right.
@@ -105,7 +108,11 @@ def _checked(
 
 
 def _read(
-    directory: StrPath, tail: int | None, query: _Query, is_finished: Callable[[], bool] | None, timeout_s: float | None
+    directory: StrPath,
+    tail: int | None,
+    query: _Query,
+    is_finished: Callable[[], bool] | None,
+    timeout_s: float | None,
 ) -> Iterator[LogLine]:
     with closing(_Log(directory)) as log:
         found, assembler = _so_far(log, query, tail, with_unfinished=is_finished is None)
@@ -145,14 +152,19 @@ def _tail(
         known = len(lines) + (len(unfinished) if with_unfinished else 0)
         lines += unfinished
         # The first line of each stream may have begun before the place where we entered.
-        doubtful = [next((i for i, line in enumerate(lines) if line.stream == name), -1) for name in _STREAMS.values()]
-        if is_all or (known >= count and max(doubtful) < known - count):
+        streams = [line.stream for line in lines]
+        doubtful = max(streams.index(name) if name in streams else -1 for name in _STREAMS.values())
+        if is_all or (known >= count and doubtful < known - count):
             return lines[max(0, known - count) : known], assembler
         blocks *= 4
 
 
 def _follow(
-    log: _Log, assembler: _Assembler, until: datetime | None, is_finished: Callable[[], bool], timeout_s: float | None
+    log: _Log,
+    assembler: _Assembler,
+    until: datetime | None,
+    is_finished: Callable[[], bool],
+    timeout_s: float | None,
 ) -> Iterator[LogLine]:
     deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
     pause = _SHORTEST_PAUSE_S
@@ -214,8 +226,13 @@ class _Assembler:
 
     def unfinished(self) -> list[LogLine]:
         """What has come of lines without an end."""
-        partials = [(p.time_ns, stream, b"".join(p.pieces)) for stream, p in self._partials.items() if p.pieces]
-        return [line for partial in sorted(partials) for line in self._lines(*partial)]
+        rests = [(each.time_ns, stream, b"".join(each.pieces)) for stream, each in self._partials.items()]
+        return [
+            line
+            for time_ns, stream, data in sorted(rests)
+            if data
+            for line in self._lines(time_ns, stream, data)
+        ]
 
     def _lines(self, time_ns: int, stream: int, data: bytes) -> Iterable[LogLine]:
         when = _EPOCH + timedelta(microseconds=time_ns // 1000)

@@ -1,20 +1,21 @@
-"""What a container wrote, on disk: the format and its writer. Standard library only, as the monitor imports it.
+"""What a container wrote, on disk: the format and its writer. Standard library only: the monitor imports it.
 
-logs/00000001 00000002 ...   The highest number is written to; the lowest are deleted. No file is ever renamed, so a
-                             reader that has finished with one goes on with the next higher number.
+logs/00000001 00000002 ...   The highest number is written to, the lowest are deleted. None is ever renamed:
+                             a reader that has finished with one goes on with the next higher number.
 
 file:   "lxcwlog" | version: u8 | blocks
 block:  64 KiB, counted from the start of the file: frame | frame | ... | fewer than 12 bytes unused
-frame:  time: u64, ns since 1970 | length: u16 | stream: u8, 1 stdout, 2 stderr | length bytes as they were read
-        All little-endian. A frame holds whatever one read gave, not a line, and never crosses into the next block.
+frame:  time: u64, ns since 1970 | length: u16 | stream: u8, 1 stdout, 2 stderr | length bytes
+        All little-endian. A frame holds what one read gave, not a line; none crosses into the next block.
 
-As every block begins with a frame, a reader enters at any block: the tail of a log costs a block or two, and no bytes
-a container writes can pass for a frame. A torn end (the writer was killed) is a frame longer than the file: readers do
-not look at it, and the next writer cuts it off. A damaged frame costs the rest of its block.
+As every block begins with a frame, a reader enters at any block: the tail of a log costs a block or two, and
+no bytes a container writes can pass for a frame. A torn end (the writer was killed) is a frame longer than the
+file: readers do not look at it, and the next writer cuts it off. A damaged frame costs the rest of its block.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -40,14 +41,15 @@ class FormatVersionError(Exception):
 
 
 def open_pipe() -> tuple[int, int]:
-    """A pipe for one output stream: (non-blocking end for `LogWriter.pump`, the container's end). It holds 1 MiB, so
-    that the container rarely waits for us. Memory is taken only while it is filled."""
+    """A pipe for one output stream: (non-blocking end for `LogWriter.pump`, the container's end).
+
+    It holds 1 MiB, so that the container rarely waits for us. Memory is taken only while it is filled.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(reader, False)
-    try:
+    # Refused to users without privileges who have many pipes already: a smaller one works too, only slower.
+    with contextlib.suppress(PermissionError):
         fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-    except PermissionError:
-        pass  # a user without privileges has many pipes already: 64 KiB work too, with more switching
     return reader, writer
 
 
@@ -108,9 +110,9 @@ def last_block(size: int) -> int:
 class LogWriter:
     """Appends to the log in `directory`, made if need be. One writer per log; not for several threads.
 
-    max_bytes: size a file may reach (4 KiB at least); max_files: how many are kept, the one being written included.
-    A full disk never stops the container: what cannot be stored is dropped, and its amount noted in the log when
-    there is room again.
+    max_bytes: size a file may reach (4 KiB at least). max_files: how many are kept, the newest included.
+    A full disk never stops the container: what cannot be stored is dropped, and its amount noted in the log
+    when there is room again.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, max_bytes: int, max_files: int) -> None:
@@ -128,7 +130,7 @@ class LogWriter:
         self._delete_old()
 
     def pump(self, fd: int, stream: int) -> bool:
-        """Store what one read of `fd` gives, 64 KiB at most; at once if it is non-blocking. False at its end."""
+        """Store what one read of `fd` gives, 64 KiB at most; waits only if `fd` does. False at its end."""
         try:
             data = os.read(fd, self._room())
         except BlockingIOError:

@@ -4,15 +4,16 @@ caller                          child of the fork-server, on the host       the 
 encode_call -> payload -------> prepare_call: imports what fn needs ------> run_call: fn(*args, **kwargs)
 decode_result <----------------------------------------------------- length: u64 big-endian | pickle
 
-The caller and the child trust each other: the payload is an ordinary pickle. The answer comes from a process that was
-exposed to the container: it is read by an unpickler that makes plain data and nothing else. Inside, that process has
-the container's rights, cannot be traced from there, and imports nothing from the container's files. (The C library
-may: resolving a host name can load what /etc/nsswitch.conf names. It is then code of the container with the rights of
-the container, and the answer is as little trusted as before.)
+The caller and the child trust each other: the payload is an ordinary pickle. The answer comes from a process
+that was exposed to the container: it is read by an unpickler that makes plain data and nothing else. Inside,
+that process has the container's rights, cannot be traced from there, and imports nothing from the container's
+files. (The C library may: resolving a host name can load what /etc/nsswitch.conf names. That is then code of
+the container with the rights of the container, and the answer is as little trusted as before.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import functools
 import importlib
@@ -41,11 +42,13 @@ _ADVICE = "return plain data: numbers, text, bytes, containers of them, dates, p
 # --- the caller ------------------------------------------------------------------------------------------
 
 
-def encode_call(fn: Callable[..., object], args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> bytes:
+def encode_call(
+    fn: Callable[..., object], args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None
+) -> bytes:
     """What `prepare_call` needs to run ``fn(*args, **kwargs)``.
 
-    Functions and classes are sent by name; those without an importable one (lambdas, nested, of ``__main__`` or a
-    notebook) by value, if cloudpickle is installed.
+    Functions and classes are sent by name; those without an importable one (lambdas, nested ones, those of
+    ``__main__`` or a notebook) by value, if cloudpickle is installed.
 
     Raises:
         CallError: something cannot be sent.
@@ -66,12 +69,12 @@ def function_name(fn: object) -> str:
 def decode_result(data: bytes, function: str = "the function") -> Any:
     """What the function returned; raise what it raised.
 
-    Builtin exceptions are raised as themselves, with the traceback from inside as a note. Code execution by hostile
-    data is ruled out; that they may cost memory and time, in proportion to `MAX_RESULT`, is not.
+    Builtin exceptions are raised as themselves, with the traceback from inside as a note. Hostile data cannot
+    run code or change objects of this program; they can cost memory and time.
 
     Raises:
-        CallError: the function was not run to its end, its result is more than plain data, or it raised an exception
-            that is not a builtin one.
+        CallError: the function was not run to its end, its result is more than plain data, or it raised an
+            exception that is not a builtin one.
     """
     length, body = int.from_bytes(data[:_LENGTH_SIZE], "big"), memoryview(data)[_LENGTH_SIZE:]
     if len(data) < _LENGTH_SIZE or length > len(body):
@@ -110,7 +113,7 @@ def _pickle_call(name: str, call: tuple[object, ...]) -> bytes:
     except Exception as error:  # __reduce__ of anybody's class may raise anything
         by_reference = error
     try:
-        import cloudpickle
+        cloudpickle = importlib.import_module("cloudpickle")
     except ImportError:
         advice = "define it in a module that can be imported, or install cloudpickle"
         raise _error(name, f"cannot be sent into the container: {by_reference}; {advice}") from by_reference
@@ -233,13 +236,13 @@ def prepare_call(payload: bytes) -> Callable[[], bytes]:
         version, path, body = pickle.loads(payload)
         if version != sys.version_info[:2]:
             ours, theirs = (".".join(map(str, each)) for each in (sys.version_info[:2], version))
-            reason = f"it was sent by Python {theirs}, but this root directory's fork-server runs {ours}: use one of them"
+            reason = f"it was sent by Python {theirs}, but the fork-server runs {ours}: use the same"
             return functools.partial(_dump, ("failure", reason, ""))
         sys.path[:] = path
         sys.path_importer_cache.clear()
         fn, args, kwargs = pickle.loads(body)
         if "socket" in sys.modules:
-            import encodings.idna  # which getaddrinfo needs, and would import inside
+            importlib.import_module("encodings.idna")  # which getaddrinfo would import inside
     except BaseException as error:  # modules may raise anything, SystemExit too, when they are imported
         reason = f"cannot be loaded outside its program: {type(error).__name__}: {error}"
         return functools.partial(_dump, ("failure", reason, _format(error)))
@@ -300,10 +303,8 @@ def _run(call: Callable[[], object]) -> bytes:
         except Exception as error:  # __reduce__ may raise anything
             answer = _dump(("failure", f"its result cannot be sent: {error}; {_ADVICE}", ""))
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or the function closed it
             stream.flush()
-        except (OSError, ValueError):
-            pass  # nobody reads it, or the function closed it
     return answer
 
 

@@ -117,7 +117,9 @@ def test_builtin_exception_is_raised_as_itself() -> None:
         (called.fail, (KeyboardInterrupt(),), "KeyboardInterrupt"),
     ],
 )
-def test_other_exceptions_become_call_errors(fn: Callable[..., object], args: tuple[object], reason: str) -> None:
+def test_other_exceptions_become_call_errors(
+    fn: Callable[..., object], args: tuple[object], reason: str
+) -> None:
     """Types that are not builtin, arguments that are not plain, and what would end the caller's program."""
     with pytest.raises(CallError) as caught:
         call(fn, *args)
@@ -185,7 +187,7 @@ def test_module_unknown_to_the_child_is_explained(tmp_path: Path, monkeypatch: p
 def test_another_python_version_is_refused() -> None:
     """Code and modules of one version cannot run in another."""
     body = pickle.loads(encode_call(os.getpid))
-    with pytest.raises(CallError, match="it was sent by Python 3.2"):
+    with pytest.raises(CallError, match=r"it was sent by Python 3\.2"):
         decode_result(run_child(pickle.dumps(((3, 2), *body[1:])))[0])
 
 
@@ -228,10 +230,10 @@ def test_what_is_no_function_is_refused(fn: Any) -> None:
 
 
 def test_argument_that_cannot_be_pickled_is_refused() -> None:
-    """Files, locks and generators stay here."""
+    """Files, locks, generators and the like stay here."""
     with pytest.raises(CallError) as caught:
-        encode_call(called.echo, [(each for each in ())])
-    assert "generator" in caught.value.reason
+        encode_call(called.echo, [iter(lambda: 1, 2)])
+    assert "cannot be sent" in caught.value.reason
 
 
 # --- hostile answers -------------------------------------------------------------------------------------

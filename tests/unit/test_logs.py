@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,11 @@ def test_lines_come_back_with_stream_and_time(writer: LogWriter, directory: Path
     writer.add(STDOUT, b"one\ntwo\n")
     writer.add(STDERR, b"bad\n")
     lines = list(read_lines(directory))
-    assert [(line.stream, line.text) for line in lines] == [("stdout", "one"), ("stdout", "two"), ("stderr", "bad")]
+    assert [(line.stream, line.text) for line in lines] == [
+        ("stdout", "one"),
+        ("stdout", "two"),
+        ("stderr", "bad"),
+    ]
     assert all(before <= line.time <= datetime.now(UTC) and line.time.tzinfo is UTC for line in lines)
 
 
@@ -62,7 +67,10 @@ def test_a_line_spans_frames_and_other_streams(writer: LogWriter, directory: Pat
     writer.add(STDOUT, b"he")
     writer.add(STDERR, b"oops\n")
     writer.add(STDOUT, b"llo\n")
-    assert [(line.stream, line.text) for line in read_lines(directory)] == [("stderr", "oops"), ("stdout", "hello")]
+    assert [(line.stream, line.text) for line in read_lines(directory)] == [
+        ("stderr", "oops"),
+        ("stdout", "hello"),
+    ]
 
 
 def test_only_newlines_end_lines(writer: LogWriter, directory: Path) -> None:
@@ -116,7 +124,9 @@ def test_stream_selects_and_tail_counts_the_selected(writer: LogWriter, director
     assert len(list(read_lines(directory, stream="stdout"))) == 40
 
 
-def test_since_and_until_bound_the_time(writer: LogWriter, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_since_and_until_bound_the_time(
+    writer: LogWriter, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both ends belong to the span; naive times are local; a line counts by when it ended."""
     for second in range(5):
         monkeypatch.setattr(time, "time_ns", lambda second=second: (1_000_000 + second) * 10**9 + 999)
@@ -140,13 +150,19 @@ def test_frames_meet_block_borders(writer: LogWriter, directory: Path, size: int
     assert read_text(directory).encode() == expected
 
 
-def test_tail_enters_near_the_end(writer: LogWriter, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tail_enters_near_the_end(
+    writer: LogWriter, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The tail of a 3 MB log costs a block or two."""
     for number in range(30_000):
         writer.add(STDOUT, b"%0100d\n" % number)
-    read: list[int] = []
-    read_block = logs.read_block
-    monkeypatch.setattr(logreader, "read_block", lambda fd, at: read.append(at) or read_block(fd, at))
+    read = []
+
+    def read_block(fd: int, offset: int) -> tuple[list[logs.Frame], int]:
+        read.append(offset)
+        return logs.read_block(fd, offset)
+
+    monkeypatch.setattr(logreader, "read_block", read_block)
     assert [int(text) for text in texts(directory, tail=20)] == list(range(29_980, 30_000))
     assert len(read) <= 3
 
@@ -185,7 +201,7 @@ def test_rotation_keeps_the_newest_files(tmp_path: Path) -> None:
 
 
 def test_every_torn_end_is_survived(writer: LogWriter, directory: Path) -> None:
-    """Cut anywhere in the last frame, the reader sees the frames before, and a new writer appends after them."""
+    """Wherever it is cut, the reader sees the frames before, and a new writer appends after them."""
     writer.add(STDOUT, b"first\n")
     writer.add(STDOUT, b"second\n")
     writer.close()
@@ -221,7 +237,7 @@ def test_killed_writer_leaves_a_readable_log(tmp_path: Path) -> None:
         *numbers, end = texts(tmp_path, tail=500)
         assert end == "end"
         run = [int(text) for text in numbers if text != "end"]
-        assert all(b in (a + 1, 0) for a, b in zip(run, run[1:], strict=False))
+        assert all(b in (a + 1, 0) for a, b in pairwise(run))
 
 
 def test_damage_costs_one_block(writer: LogWriter, directory: Path) -> None:

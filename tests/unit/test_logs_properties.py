@@ -36,7 +36,8 @@ def test_read_gives_what_was_written(output: list[tuple[int, bytes]]) -> None:
         for number, stream in ((STDOUT, "stdout"), (STDERR, "stderr")):
             written = b"".join(data for which, data in output if which == number).decode(errors="replace")
             assert read_text(name, stream=stream) == written  # type: ignore[arg-type]
-            assert [x.text for x in lines if x.stream == stream] == written.removesuffix("\n").split("\n") * bool(written)
+            texts = written.removesuffix("\n").split("\n") if written else []
+            assert [line.text for line in lines if line.stream == stream] == texts
 
 
 @settings(max_examples=60, deadline=None)
