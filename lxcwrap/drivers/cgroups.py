@@ -293,13 +293,13 @@ class CgroupHost:
         deadline = time.monotonic() + timeout_s
         while True:  # v1 must be asked again when a process escaped by forking
             cgroupfs.write(self._by_controller[controller], f"{self._limited(container_id)}/{file}", value)
-            if self.freeze_state(container_id) == frozen:
+            if self.is_frozen(container_id) == frozen:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not all processes could be frozen within {timeout_s:g} s")
             time.sleep(0.0005)
 
-    def freeze_state(self, container_id: str) -> bool:
+    def is_frozen(self, container_id: str) -> bool:
         if self.is_v2:
             return "frozen 1" in self._read(container_id, "cgroup", "cgroup.events")
         return self._read(container_id, "freezer", "freezer.state") == "FROZEN\n"
