@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
+
+from attrs import field
 
 from .errors import FormatError
 
@@ -28,6 +32,15 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _parse(data: bytes, what: str) -> object:
+    if len(data) > MAX_DOCUMENT:
+        raise FormatError(what, f"larger than {MAX_DOCUMENT} bytes")
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(what, f"not JSON: {error}") from None
+
+
 class JsonObject:
     """A JSON object whose members are taken out with their type checked; null is as good as absent."""
 
@@ -39,13 +52,16 @@ class JsonObject:
 
     @classmethod
     def parse(cls, data: bytes, what: str) -> JsonObject:
-        if len(data) > MAX_DOCUMENT:
-            raise FormatError(what, f"larger than {MAX_DOCUMENT} bytes")
-        try:
-            members = json.loads(data.decode(), parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(what, f"not JSON: {error}") from None
-        return cls(members, what)
+        """Raises FormatError: too large, not JSON, or not an object."""
+        return cls(_parse(data, what), what)
+
+    @classmethod
+    def parse_list(cls, data: bytes, what: str) -> tuple[JsonObject, ...]:
+        """A document that is a list of objects."""
+        return cls({"list": _parse(data, what)}, what).members("list")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._members
 
     def __bool__(self) -> bool:
         return bool(self._members)
@@ -120,3 +136,13 @@ class JsonObject:
 def sparse(**members: object) -> dict[str, object]:
     """Without the members that say nothing."""
     return {key: value for key, value in members.items() if value not in (None, "", (), {}, [], False)}
+
+
+def frozen_text_map() -> Mapping[str, str]:
+    """A field whose value nobody can change: configs are cached and shared."""
+    empty: Mapping[str, str] = {}
+    return field(default=empty, converter=_frozen_map, hash=False)
+
+
+def _frozen_map(members: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(members))

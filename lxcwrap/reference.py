@@ -14,7 +14,10 @@ from typing import Final
 
 from attrs import frozen
 
+from .digests import Digest
 from .errors import FormatError, InvalidSpecError
+
+__all__ = ["Digest", "Reference"]
 
 DEFAULT_REGISTRY: Final = "docker.io"
 DEFAULT_TAG: Final = "latest"
@@ -27,25 +30,9 @@ _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _ID: Final = re.compile(r"[0-9a-f]{64}")
 
 
-class Digest(str):
-    """``sha256:`` and 64 lowercase hex digits; FormatError for anything else. A str, and equal to one."""
-
-    __slots__ = ()
-    _PATTERN: Final = re.compile(r"sha256:[0-9a-f]{64}")
-
-    def __new__(cls, text: str) -> Digest:
-        if not isinstance(text, str) or not cls._PATTERN.fullmatch(text):
-            raise FormatError("digest", f"{str(text)[:100]!r} is not sha256: and 64 lowercase hex digits")
-        return super().__new__(cls, text)
-
-    @property
-    def hex(self) -> str:
-        return self[len("sha256:") :]
-
-
 @frozen(kw_only=True)
 class Reference:
-    """A complete name of an image, with a tag, a digest or both. ``nginx`` is docker.io/library/nginx:latest."""
+    """A complete name of an image, with a tag, a digest or both."""
 
     registry: str
     repository: str

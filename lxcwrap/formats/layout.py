@@ -1,0 +1,160 @@
+"""Images from outside: OCI archives and layout directories, and which of all formats a file is.
+
+oci-layout  index.json                    -> manifests, or indexes of manifests for several platforms
+blobs/sha256/<hex>                        manifests, configs, layers
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from ..errors import DigestMismatchError, FormatError, InvalidSpecError
+from ..oci import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    MAX_DOCUMENT,
+    REF_NAME,
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    Platform,
+    Reference,
+    digest_of,
+)
+from ..storage.images import Addition, ImageStore
+from .archive import Members, open_members, read_member
+from .dockersave import add_docker_save
+
+_log = logging.getLogger(__name__)
+_CONTAINERD_NAME: Final = "io.containerd.image.name"
+_MAX_DEPTH: Final = 4
+
+
+def load(store: ImageStore, path: Path, *, platform: Platform | None = None) -> list[str]:
+    """
+    Add the images of an OCI archive, an OCI layout directory or a ``docker save`` archive; their ids.
+
+    platform: which one to take where several are offered; default: this machine's.
+    Raises InvalidSpecError: no such file. FormatError, DigestMismatchError: malformed or hostile.
+    UnsupportedError: nothing in it is for the platform. Nothing is kept then.
+    """
+    with open_members(path, scratch=store.root.cache) as members, store.adding() as addition:
+        if "index.json" in members:
+            return _Layout(members, addition, platform).add()
+        if "manifest.json" in members:
+            return add_docker_save(members, addition, platform)
+        raise FormatError(
+            members.what,
+            "holds neither index.json (OCI) nor manifest.json (docker save); "
+            "if it is a root file system, use import_rootfs()",
+        )
+
+
+class _Layout:
+    """An OCI layout being read into a store."""
+
+    def __init__(self, members: Members, addition: Addition, platform: Platform | None) -> None:
+        self._members = members
+        self._addition = addition
+        self._platform = platform
+        self.what = members.what
+
+    def add(self) -> list[str]:
+        data = read_member(self._members, "index.json", limit=MAX_DOCUMENT)
+        index = Index.parse(data, f"{self.what}: index.json")
+        ids = [
+            self._add_image(manifest, name)
+            for name, offered in _by_name(index.manifests)
+            for manifest in self._choose(offered, depth=0)
+        ]
+        if not ids:
+            raise FormatError(self.what, "holds no image")
+        return ids
+
+    def _choose(self, offered: Sequence[Descriptor], *, depth: int) -> list[Descriptor]:
+        """The manifests to take of what goes by one name."""
+        if depth > _MAX_DEPTH:
+            raise FormatError(self.what, f"its indexes are nested more than {_MAX_DEPTH} deep")
+        chosen = []
+        for item in self._for_platform([item for item in offered if _is_image(item)]):
+            if self._is_index(item):
+                nested = Index.parse(self._read(item), f"{self.what}: index {item.digest}")
+                chosen += self._choose(nested.manifests, depth=depth + 1)
+            else:
+                chosen.append(item)
+        return chosen
+
+    def _for_platform(self, images: list[Descriptor]) -> list[Descriptor]:
+        platforms = [item.platform for item in images if item.platform]
+        if len(set(platforms)) < 2:
+            return images
+        wanted = self._platform or Platform.host()
+        best = max(platforms, key=wanted.rank)
+        wanted.require(platforms, self.what)
+        return [item for item in images if item.platform == best]
+
+    def _is_index(self, item: Descriptor) -> bool:
+        return item.media_type in INDEX_TYPES or (not item.media_type and Index.is_one(self._read(item)))
+
+    def _add_image(self, item: Descriptor, name: str) -> str:
+        self._fetch(item)
+        data = self._read(item)
+        manifest = Manifest.parse(data, f"{self.what}: manifest {item.digest}")
+        config = ImageConfig.parse(
+            self._read(manifest.config), f"{self.what}: config {manifest.config.digest}"
+        )
+        if self._platform:
+            self._platform.require([config.platform], self.what)
+        for descriptor in (manifest.config, *manifest.layers):
+            self._fetch(descriptor)
+        return self._addition.add(data, self._references(name), what=self.what)
+
+    def _references(self, name: str) -> list[Reference]:
+        """A layout may use names that no reference can have: such an image comes in without a tag."""
+        try:
+            reference = Reference.parse(name) if name else None
+        except InvalidSpecError as error:
+            _log.warning("%s: loaded without a tag: %s", self.what, error)
+            return []
+        return [reference] if reference and reference.tag and not reference.digest else []
+
+    def _read(self, descriptor: Descriptor) -> bytes:
+        """A manifest or config, verified."""
+        limit = min(descriptor.size, MAX_DOCUMENT)
+        data = read_member(self._members, _blob_name(descriptor), limit=limit)
+        if len(data) != descriptor.size or digest_of(data) != descriptor.digest:
+            raise DigestMismatchError(f"{self.what}: blob", descriptor.digest, digest_of(data))
+        return data
+
+    def _fetch(self, descriptor: Descriptor) -> None:
+        blobs = self._addition.blobs
+        if not blobs.has(descriptor.digest):
+            chunks = self._members.chunks(_blob_name(descriptor))
+            blobs.put(chunks, expected=descriptor.digest, size=descriptor.size)
+        elif blobs.size(descriptor.digest) != descriptor.size:
+            raise FormatError(
+                self.what, f"says of {descriptor.digest} that it has {descriptor.size} bytes: not so"
+            )
+
+
+def _blob_name(descriptor: Descriptor) -> str:
+    return f"blobs/sha256/{descriptor.digest.hex}"
+
+
+def _is_image(item: Descriptor) -> bool:
+    """Not a signature, nor one of BuildKit's attestations, whose platform is unknown/unknown."""
+    unknown = item.platform is not None and item.platform.os == "unknown"
+    return not unknown and item.media_type in (*INDEX_TYPES, *MANIFEST_TYPES, "")
+
+
+def _by_name(manifests: Sequence[Descriptor]) -> Iterator[tuple[str, list[Descriptor]]]:
+    def name(item: Descriptor) -> str:
+        return item.annotations.get(_CONTAINERD_NAME) or item.annotations.get(REF_NAME) or ""
+
+    for key, group in groupby(sorted(manifests, key=name), key=name):
+        yield key, list(group)

@@ -1,0 +1,416 @@
+"""The images of one root directory: their records, their blobs and their unpacked layers, kept in step.
+
+images/ is an OCI image layout that any tool can read: `index.json` is written anew, by rename, within every
+transaction that changes a record. Content comes first and the record last: what a crash leaves is garbage,
+never half an image.
+
+Garbage is what no record names. Whoever adds content holds `run/images.lock` shared until the record is
+made; a sweep needs it exclusively, so it only meets finished images. A sweep that finds the lock taken leaves
+a mark instead, and whoever gives the lock back looks for the mark: the last one sweeps.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple, NoReturn, cast
+
+from ..errors import (
+    ContentError,
+    DigestMismatchError,
+    FormatError,
+    ImageNotFoundError,
+    NotFoundError,
+    StillUsedError,
+)
+from ..oci import (
+    MAX_DOCUMENT,
+    OCI_CONFIG,
+    REF_NAME,
+    Descriptor,
+    Digest,
+    ImageConfig,
+    Index,
+    Manifest,
+    Reference,
+    chain_ids,
+    digest_of,
+)
+from .blobs import BlobStore
+from .inflate import PlainStream
+from .layers import MAX_LAYER_BYTES, IngestedLayer, LayerStore
+from .root import RootDir
+from .state import State
+
+_log = logging.getLogger(__name__)
+_ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
+
+
+class _Content(NamedTuple):
+    """What an image id determines for ever."""
+
+    config: ImageConfig
+    lower: tuple[Path, ...]
+
+
+class ImageStore:
+    """Records, blobs and layers of images. Safe from any thread and any process."""
+
+    def __init__(self, root: RootDir, state: State, blobs: BlobStore, layers: LayerStore) -> None:
+        self.root = root
+        self.state = state
+        self.blobs = blobs
+        self.layers = layers
+        self._index = root.images / "index.json"
+        self._mark = root.run / "images.garbage"
+        self._content: dict[str, _Content] = {}
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def find(self, key: str) -> str:
+        """
+        The id of the image that `key` names: a reference, an id with or without ``sha256:``, a unique prefix.
+
+        Raises ImageNotFoundError, with `candidates` if it begins several ids; InvalidSpecError: no name.
+        """
+        prefix = _ID_PREFIX.fullmatch(key)
+        if not prefix or len(prefix[1]) < 64:
+            found = self._find_reference(Reference.parse(key))
+            if found or not prefix:
+                return found or _not_found(key)
+        low = f"sha256:{prefix[1]}"
+        rows = self.state.connection.execute(
+            "SELECT id FROM images WHERE id >= ? AND id < ? LIMIT 5", (low, low + "g")
+        ).fetchall()
+        if len(rows) != 1:
+            raise ImageNotFoundError(key, candidates=[row[0] for row in rows])
+        return str(rows[0][0])
+
+    def _find_reference(self, reference: Reference) -> str | None:
+        query, value = "SELECT image_id FROM tags WHERE reference = ?", str(reference)
+        if reference.digest:  # names the content: registry and tag no longer matter
+            query, value = "SELECT id FROM images WHERE manifest = ?", reference.digest
+        row = self.state.connection.execute(query, (value,)).fetchone()
+        return row and str(row[0])
+
+    def ids(self) -> list[str]:
+        """All images, the newest first."""
+        return [
+            row[0]
+            for row in self.state.connection.execute("SELECT id FROM images ORDER BY created_at DESC, id")
+        ]
+
+    def count(self) -> int:
+        return int(self.state.connection.execute("SELECT count(*) FROM images").fetchone()[0])
+
+    def record(self, image_id: str) -> sqlite3.Row:
+        """`id`, `manifest` and `created_at` (when it came here, Unix time). Raises ImageNotFoundError."""
+        row = self.state.connection.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
+        if row is None:
+            _not_found(image_id)
+        return cast(sqlite3.Row, row)
+
+    def tags(self, image_id: str) -> tuple[Reference, ...]:
+        rows = self.state.connection.execute(
+            "SELECT reference FROM tags WHERE image_id = ? ORDER BY reference", (image_id,)
+        )
+        return tuple(Reference.parse(row[0]) for row in rows)
+
+    def config(self, image_id: str) -> ImageConfig:
+        return self._contents(image_id).config
+
+    def lower_dirs(self, image_id: str) -> tuple[Path, ...]:
+        """The unpacked layers, topmost first, as overlays take them. Unpacked again if lost in a crash."""
+        lower = self._contents(image_id).lower
+        if not all(path.is_dir() for path in lower):
+            self._unpack_again(image_id)
+        return lower
+
+    def chain_ids(self, image_id: str) -> tuple[Digest, ...]:
+        """Topmost first."""
+        return tuple(reversed(chain_ids(self.config(image_id).diff_ids)))
+
+    def manifest(self, image_id: str) -> Manifest:
+        return Manifest.parse(self._read(image_id, self.record(image_id)["manifest"]))
+
+    def _unpack_again(self, image_id: str) -> None:
+        with self._lock(fcntl.LOCK_SH):
+            self.record(image_id)  # whether it is still there
+            diff_ids = self.config(image_id).diff_ids
+            for chain, diff_id, layer in zip(
+                chain_ids(diff_ids), diff_ids, self.manifest(image_id).layers, strict=True
+            ):
+                self.layers.unpack(
+                    chain, self.blobs.path(layer.digest), diff_id=diff_id, blob_digest=layer.digest
+                )
+
+    def _contents(self, image_id: str) -> _Content:
+        # The id is the digest of the config: what was read once stays true.
+        content = self._content.get(image_id)
+        if content is None:
+            config = ImageConfig.parse(self._read(image_id, image_id))
+            lower = tuple(self.layers.path(chain) for chain in reversed(chain_ids(config.diff_ids)))
+            content = self._content[image_id] = _Content(config, lower)
+        return content
+
+    def _read(self, image_id: str, digest: str) -> bytes:
+        try:
+            return self.blobs.read(digest, limit=MAX_DOCUMENT)
+        except NotFoundError:
+            self.record(image_id)  # says it better, if the image is gone
+            raise
+
+    # --- changing -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def adding(self) -> Iterator[Addition]:
+        """
+        Images to add: all of them are recorded when the block ends, and nothing at all if it raises.
+
+        A process of its own must not be waited for here that itself adds or removes images of this store.
+        """
+        addition = Addition(self)
+        try:
+            with self._lock(fcntl.LOCK_SH):
+                yield addition
+                addition.commit()
+        except BaseException:
+            self.sweep()
+            raise
+        if addition.wasteful or self._mark.exists():
+            self.sweep()
+
+    def tag(self, image_id: str, reference: Reference) -> None:
+        """Let `reference` name this image, whatever it named before. Raises ImageNotFoundError."""
+        with self._change() as connection:
+            try:
+                _set_tag(connection, image_id, reference)
+            except sqlite3.IntegrityError:
+                _not_found(image_id)
+
+    def untag(self, image_id: str, reference: Reference) -> None:
+        """Raises ImageNotFoundError: the image does not have this name."""
+        query = "DELETE FROM tags WHERE reference = ? AND image_id = ?"
+        with self._change() as connection:
+            if not connection.execute(query, (str(reference), image_id)).rowcount:
+                _not_found(str(reference))
+
+    def remove(self, image_id: str) -> None:
+        """Raises ImageNotFoundError, or StillUsedError with the names of the containers made from it."""
+        with self._change() as connection:
+            users = connection.execute(
+                "SELECT name FROM containers WHERE image_id = ? ORDER BY name", (image_id,)
+            )
+            if names := [row[0] for row in users]:
+                raise StillUsedError("image", image_id, names)
+            if not connection.execute("DELETE FROM images WHERE id = ?", (image_id,)).rowcount:
+                _not_found(image_id)
+        self.sweep()
+
+    def prune(self) -> list[str]:
+        """Remove images that have neither a tag nor a container, and all garbage. Returns the removed ids."""
+        dangling = (
+            "SELECT id FROM images WHERE id NOT IN (SELECT image_id FROM tags)"
+            " AND id NOT IN (SELECT image_id FROM containers)"
+        )
+        with self._change() as connection:  # which also mends index.json
+            removed = [row[0] for row in connection.execute(dangling)]
+            connection.executemany("DELETE FROM images WHERE id = ?", [(image_id,) for image_id in removed])
+        self.sweep()
+        self.layers.sweep()
+        return removed
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. It excludes all others, so index.json follows the order of the changes."""
+        with self.state.transaction() as connection:
+            yield connection
+            self._write_index(connection)
+
+    def _write_index(self, connection: sqlite3.Connection) -> None:
+        rows = connection.execute(
+            "SELECT id, manifest, reference FROM images LEFT JOIN tags ON image_id = id"
+            " ORDER BY reference, id"
+        )
+        index = Index(manifests=tuple(entry for row in rows if (entry := self._entry(row))))
+        draft = self._index.with_name(".index.json.new")
+        draft.write_bytes(index.to_json())
+        draft.replace(self._index)
+
+    def _entry(self, row: sqlite3.Row) -> Descriptor | None:
+        try:
+            data = self.blobs.read(row["manifest"], limit=MAX_DOCUMENT)
+            media_type = Manifest.parse(data).media_type
+        except (ContentError, NotFoundError) as damage:
+            # One image damaged on disk must not keep the others from being changed.
+            _log.warning("image %s is left out of index.json: %s", row["id"], damage)
+            return None
+        annotations = {REF_NAME: row["reference"]} if row["reference"] else {}
+        return Descriptor(
+            media_type=media_type, digest=Digest(row["manifest"]), size=len(data), annotations=annotations
+        )
+
+    # --- garbage ------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Delete blobs and layers that no record names: now, or when those adding images have done so."""
+        for attempt in range(2):
+            try:
+                with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    self._mark.unlink(missing_ok=True)
+                    self._collect()
+                return
+            except BlockingIOError:
+                # Tried again after marking: they may have looked for the mark just before it was there.
+                if attempt == 0:
+                    self._mark.touch(mode=0o600)
+
+    def _collect(self) -> None:
+        connection = self.state.connection
+        blobs = {digest for row in connection.execute("SELECT id, manifest FROM images") for digest in row}
+        chains = set()
+        for row in connection.execute("SELECT chain_id, blob FROM image_layers"):
+            chains.add(row["chain_id"])
+            blobs.add(row["blob"])
+        for digest in set(self.blobs.digests()) - blobs:
+            self.blobs.remove(digest)
+        for chain in set(self.layers.chain_ids()) - chains:
+            self.layers.remove(chain)
+        for image_id in set(self._content) - blobs:
+            self._content.pop(image_id, None)
+
+    @contextmanager
+    def _lock(self, operation: int) -> Iterator[None]:
+        with locked(self.root.run / "images.lock", operation):
+            yield
+
+
+class Addition:
+    """Images on their way into the store: content goes in at once, all records together in `commit`."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self.store = store
+        self.blobs = store.blobs
+        self.wasteful = False  # content came in that no record names
+        self._pending: list[tuple[str, Digest, list[tuple[str, str]], tuple[Reference, ...]]] = []
+
+    def add(self, manifest_data: bytes, references: Sequence[Reference] = (), *, what: str = "image") -> str:
+        """
+        Add the image of a manifest whose config and layer blobs are in the blob store; its id.
+
+        Raises FormatError when manifest, config and layers do not fit together, DigestMismatchError when the
+        content of a layer is not what the config says.
+        """
+        manifest = Manifest.parse(manifest_data, f"{what}: manifest")
+        config = ImageConfig.parse(
+            self.blobs.read(manifest.config.digest, limit=MAX_DOCUMENT), f"{what}: config"
+        )
+        if config.os != "linux":
+            raise FormatError(what, f"is made for {config.platform}, and only Linux runs here")
+        if not config.diff_ids or len(config.diff_ids) != len(manifest.layers):
+            counts = f"the manifest names {len(manifest.layers)} layers, the config {len(config.diff_ids)}"
+            raise FormatError(what, f"{counts}: both must name the same, and at least one")
+        chains = chain_ids(config.diff_ids)
+        for chain, diff_id, layer in zip(chains, config.diff_ids, manifest.layers, strict=True):
+            self._add_layer(chain, diff_id, layer.digest)
+        digest, _ = self.blobs.put_bytes(manifest_data)
+        stack = [
+            (str(chain), str(layer.digest)) for chain, layer in zip(chains, manifest.layers, strict=True)
+        ]
+        self._pending.append((manifest.config.digest, Digest(digest), stack, tuple(references)))
+        return manifest.config.digest
+
+    def add_built(
+        self,
+        config: bytes,
+        layers: Sequence[IngestedLayer],
+        references: Sequence[Reference] = (),
+        *,
+        what: str = "image",
+    ) -> str:
+        """Add the image of a config and its stored layers, lowest first; its id. Writes the manifest."""
+        self.blobs.put_bytes(config)
+        manifest = Manifest(
+            config=Descriptor(media_type=OCI_CONFIG, digest=digest_of(config), size=len(config)),
+            layers=tuple(
+                Descriptor(media_type=layer.media_type, digest=Digest(layer.digest), size=layer.size)
+                for layer in layers
+            ),
+        )
+        return self.add(manifest.to_json(), references, what=what)
+
+    def _add_layer(self, chain: str, diff_id: str, blob: str) -> None:
+        """Unpack the blob, or make sure that it is what was unpacked as this layer before."""
+        path = self.blobs.path(blob)
+        if not self.store.layers.has(chain):
+            self.store.layers.unpack(chain, path, diff_id=diff_id, blob_digest=blob)
+        elif not self._is_known(chain, blob) and (actual := plain_digest(path)) != diff_id:
+            raise DigestMismatchError(f"layer {blob}, unpacked", diff_id, actual)
+
+    def _is_known(self, chain: str, blob: str) -> bool:
+        query = "SELECT 1 FROM image_layers WHERE chain_id = ? AND blob = ?"
+        return self.store.state.connection.execute(query, (chain, blob)).fetchone() is not None
+
+    def commit(self) -> None:
+        if not self._pending:
+            return
+        with self.store._change() as connection:
+            for image_id, manifest, stack, references in self._pending:
+                self._record(connection, image_id, manifest, stack)
+                for reference in references:
+                    _set_tag(connection, image_id, reference)
+
+    def _record(
+        self, connection: sqlite3.Connection, image_id: str, manifest: str, stack: list[tuple[str, str]]
+    ) -> None:
+        stored = connection.execute("SELECT manifest FROM images WHERE id = ?", (image_id,)).fetchone()
+        if stored:
+            # The same image, perhaps compressed in another way: the blobs already here serve.
+            self.wasteful |= stored[0] != manifest
+            return
+        connection.execute("INSERT INTO images VALUES (?, ?, ?)", (image_id, manifest, time.time()))
+        connection.executemany(
+            "INSERT INTO image_layers VALUES (?, ?, ?, ?)",
+            [(image_id, position, chain, blob) for position, (chain, blob) in enumerate(stack)],
+        )
+
+
+def _set_tag(connection: sqlite3.Connection, image_id: str, reference: Reference) -> None:
+    connection.execute(
+        "INSERT INTO tags VALUES (?, ?) ON CONFLICT (reference) DO UPDATE SET image_id = excluded.image_id",
+        (str(reference), image_id),
+    )
+
+
+def plain_digest(path: Path) -> str:
+    """The diff_id of a stored layer."""
+    with closing(PlainStream(path, what=f"layer {path.name}", limit=MAX_LAYER_BYTES)) as stream:
+        for _ in stream:
+            pass
+        return stream.diff_id
+
+
+def _not_found(key: str) -> NoReturn:
+    raise ImageNotFoundError(key)
+
+
+@contextmanager
+def locked(path: Path, operation: int) -> Iterator[None]:
+    """Hold flock(2) on `path`, made if missing. Excludes threads, too. LOCK_NB: may raise BlockingIOError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, operation)
+        try:
+            yield
+        finally:
+            # Not by closing alone: a child forked meanwhile has the description, too.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
