@@ -1,7 +1,7 @@
 """Opening paths that others control: openat2(2), which Python does not offer.
 
-An archive, or a process inside a container, may put a symbolic link anywhere. Only the kernel can follow a path and hold
-it inside a directory without a race, so every such path is opened here.
+An archive, or a process inside a container, may put a symbolic link anywhere. Only the kernel can follow a
+path and hold it inside a directory without a race, so every such path is opened here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _OpenHow(ctypes.Structure):
 
 
 def openat2(dirfd: int, path: str | bytes, flags: int, *, resolve: int, mode: int = 0) -> int:
-    """File descriptor of `path`, looked up from `dirfd` under the RESOLVE_* rules. OSError as from open(2)."""
+    """File descriptor of `path`, looked up from `dirfd` by the RESOLVE_* rules. OSError as from open(2)."""
     name = os.fsencode(path)
     if b"\0" in name:
         raise ValueError("embedded null byte")
@@ -40,7 +40,8 @@ def openat2(dirfd: int, path: str | bytes, flags: int, *, resolve: int, mode: in
 
 
 def open_in_root(rootfd: int, path: str | bytes, flags: int, mode: int = 0) -> int:
-    """`path` as a process chrooted to `rootfd` would open it: ``..``, absolute names and links all end inside.
+    """`path` as a process chrooted to `rootfd` would open it: ``..``, absolute names and links all end
+    inside.
 
     Magic links (/proc/PID/fd and their like) are refused. The descriptor is close-on-exec.
     """
@@ -49,7 +50,9 @@ def open_in_root(rootfd: int, path: str | bytes, flags: int, mode: int = 0) -> i
             return openat2(
                 rootfd, path, flags | os.O_CLOEXEC, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, mode=mode
             )
-        except BlockingIOError:  # EAGAIN: something was renamed meanwhile, so the kernel could not be sure (openat2(2))
+        except (
+            BlockingIOError
+        ):  # EAGAIN: something was renamed meanwhile, so the kernel could not be sure (openat2(2))
             continue
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 

@@ -3,8 +3,8 @@
 images/oci-layout             {"imageLayoutVersion": "1.0.0"}
 images/blobs/sha256/<hex>     content, complete and synced whenever the name exists
 
-Content is written to a file without a name (O_TMPFILE), hashed on the way, synced and only then given its name: whoever is
-killed at whatever moment leaves nothing behind.
+Content is written to a file without a name (O_TMPFILE), hashed on the way, synced and only then given its
+name: whoever is killed at whatever moment leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from ..digests import Digest
 from ..errors import DigestMismatchError, FormatError, NotFoundError, UnsupportedError
-from ..oci import Digest
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -36,12 +36,15 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644, dir_fd=self._directory_fd)
+            self._fd = os.open(
+                ".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o644, dir_fd=self._directory_fd
+            )
         except OSError as error:
             os.close(self._directory_fd)
             if error.errno in (errno.EOPNOTSUPP, errno.EISDIR):
                 raise UnsupportedError(
-                    f"the file system of {directory} has no O_TMPFILE", "keep the store on ext4, xfs, btrfs or tmpfs"
+                    f"the file system of {directory} has no O_TMPFILE",
+                    "keep the store on ext4, xfs, btrfs or tmpfs",
                 ) from error
             raise
         self.size = 0
@@ -73,7 +76,8 @@ class BlobWriter:
     def commit_as(self, name: str) -> None:
         """Keep the content under `name`, durably; whoever named it first wins."""
         os.fsync(self._fd)
-        # link(2) cannot reach a file without a name; linkat(2) follows /proc's link to it. Python calls linkat if given fds.
+        # link(2) cannot reach a file without a name; linkat(2) follows /proc's link to it. Python calls
+        # linkat if given fds.
         with suppress(FileExistsError):
             os.link(
                 f"/proc/self/fd/{self._fd}",
@@ -87,13 +91,17 @@ class BlobWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         os.close(self._fd)
         os.close(self._directory_fd)
 
 
 class BlobStore:
-    """The blobs of one OCI image layout. Safe from any thread and process. Malformed digests raise FormatError."""
+    """The blobs of one OCI image layout. Safe from any thread and process. Malformed digests raise
+    FormatError.
+    """
 
     def __init__(self, images_dir: Path) -> None:
         self._root = images_dir
@@ -112,8 +120,8 @@ class BlobStore:
     ) -> tuple[str, int]:
         """Store content; its (digest, size). It is durable on return.
 
-        expected, size: what a descriptor announced. Raises DigestMismatchError or FormatError if the content is anything
-        else, as soon as that is known; nothing is kept then.
+        expected, size: what a descriptor announced. Raises DigestMismatchError or FormatError if the content
+        is anything else, as soon as that is known; nothing is kept then.
         """
         what = "blob" if expected is None else f"blob {Digest(expected)}"
         with self.writer(limit=size, what=what) as writer:
@@ -147,7 +155,9 @@ class BlobStore:
             raise NotFoundError(f"no blob {digest}: load or import its image again") from None
 
     def read(self, digest: str, *, limit: int) -> bytes:
-        """The whole blob, verified. FormatError beyond `limit` bytes, DigestMismatchError if it was damaged on disk."""
+        """The whole blob, verified. FormatError beyond `limit` bytes, DigestMismatchError if it was damaged
+        on disk.
+        """
         with self.open(digest) as file:
             data = _read_up_to(file, limit + 1)
         if len(data) > limit:

@@ -1,9 +1,10 @@
-"""From stored bytes to plain tar and back: compression found by its magic, both digests taken in the same pass.
+"""From stored bytes to plain tar and back: compression found by magic, both digests in the same pass.
 
     source -> read, hash, inflate (thread 1) -> hash (thread 2) -> the caller
 
-All of that releases the GIL, so two processors are kept busy while the caller parses. Memory is bounded by the queues
-between the stages and by inflating at most one chunk at a time, however much a few hostile bytes expand to.
+All of that releases the GIL, so two processors are kept busy while the caller parses. Memory is bounded by
+the queues between the stages and by inflating at most one chunk at a time, however much a few hostile bytes
+expand to.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB
 
 
 class Compression(StrEnum):
-    """How an archive is compressed. The value is the suffix of its OCI media type, but for xz, which is none."""
+    """How an archive is compressed; the suffix of its OCI media type, of which xz has none."""
 
     NONE, GZIP, ZSTD, XZ = "", "gzip", "zstd", "xz"
 
@@ -47,9 +48,10 @@ _MAGIC_SIZE = 6
 class PlainStream:
     """Iterator over the plain bytes of `source`, which may be compressed. Close it, or use it in `closing`.
 
-    limit: most plain bytes accepted; more raises FormatError, as does any damage. A file or iterator given as source is read
-    in another thread until `close` returns, and stays open. `compression` is known at once, `digest` and `diff_id` when the
-    end was reached. tee: set it before iterating to be given the stored bytes too, in that other thread.
+    limit: most plain bytes accepted; more raises FormatError, as does any damage. A file or iterator given as
+    source is read in another thread until `close` returns, and stays open. `compression` is known at once,
+    `digest` and `diff_id` when the end was reached. tee: set it before iterating to be given the stored bytes
+    too, in that other thread.
     """
 
     def __init__(self, source: Source, *, what: str, limit: int) -> None:
@@ -86,7 +88,9 @@ class PlainStream:
 
     def _counted(self, chunks: Chunks) -> Chunks:
         size = 0
-        with closing(chunks):  # not left to the garbage collector: an error keeps this frame, and a thread would wait
+        with closing(
+            chunks
+        ):  # not left to the garbage collector: an error keeps this frame, and a thread would wait
             for chunk in chunks:
                 size += len(chunk)
                 if size > self._limit:
@@ -119,7 +123,9 @@ class PlainStream:
             elif self.compression is Compression.ZSTD:
                 yield from _zstd(chunks)
             else:
-                yield from _members(chunks, _gzip_member if self.compression is Compression.GZIP else _xz_member)
+                yield from _members(
+                    chunks, _gzip_member if self.compression is Compression.GZIP else _xz_member
+                )
         except _inflate_errors() as error:
             raise FormatError(self._what, f"damaged {self.compression} data: {error}") from error
 
@@ -165,10 +171,13 @@ def _members(chunks: Iterator[bytes], begin: Callable[[], _Member]) -> Chunks:
 
 
 def _zstd(chunks: Iterator[bytes]) -> Chunks:
-    # 128 MiB of window are zstandard's own limit. A frame cut short is not reported by zstandard; the tar reader and the digests find out.
+    # 128 MiB of window are zstandard's own limit. A frame cut short is not reported by zstandard; the tar
+    # reader and the digests find out.
     import zstandard
 
-    reader = zstandard.ZstdDecompressor().stream_reader(cast(BinaryIO, _ChunkFile(chunks)), read_across_frames=True)
+    reader = zstandard.ZstdDecompressor().stream_reader(
+        cast(BinaryIO, _ChunkFile(chunks)), read_across_frames=True
+    )
     while plain := reader.read(CHUNK):
         yield plain
 
@@ -187,7 +196,7 @@ class _ChunkFile:
 
 
 def gzip_tee(chunks: Iterable[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:
-    """`chunks` as they are, while `write` is given them compressed. The same content always gives the same bytes."""
+    """`chunks` as they are, while `write` is given them compressed, the same content always alike."""
     from isal import isal_zlib
 
     compressor = isal_zlib.compressobj(level=2, wbits=31)

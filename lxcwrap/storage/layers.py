@@ -3,8 +3,9 @@
 layers/<hex>/             an unpacked layer, complete whenever the name exists
 layers/.draft-<uuid>/     one being unpacked or deleted; its maker holds a lock (flock) on it
 
-Unpacking does not wait for the disk: writing out a few hundred megabytes takes seconds. Instead a new layer carries the boot
-id in an attribute, until `sweep` knows that it is on disk. One that still has it after the machine was restarted may be
+Unpacking does not wait for the disk: writing out a few hundred megabytes takes seconds. Instead a new layer
+carries the boot id in an attribute, until `sweep` knows that it is on disk. One that still has it after the
+machine was restarted may be
 damaged: `sweep` removes it, and it is unpacked again from its blob.
 """
 
@@ -21,9 +22,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..digests import Digest
 from ..drivers.paths import syncfs
 from ..errors import DigestMismatchError, FormatError
-from ..oci import OCI_LAYER, Digest
+from ..oci import OCI_LAYER
 from .blobs import BlobStore
 from .inflate import Compression, PlainStream, Source, gzip_tee
 from .tarstream import ZERO_BLOCK, TarReader
@@ -65,17 +67,22 @@ class LayerStore:
         """
         Unpack a layer archive unless it is there; its directory.
 
-        source: path, binary file or chunks; plain, or compressed by gzip, zstd or xz. It is read in other threads.
-        diff_id, blob_digest: what plain and stored content must have, verified in the same pass. progress: called now and
-        then with the bytes of `source` read so far.
+        source: path, binary file or chunks; plain, or compressed by gzip, zstd or xz. It is read in other
+        threads.
+        diff_id, blob_digest: what plain and stored content must have, verified in the same pass. progress:
+        called now and then with the bytes of `source` read so far.
 
-        Raises FormatError, DigestMismatchError: damaged or hostile; KernelError: the machine refused. Nothing is kept then.
+        Raises FormatError, DigestMismatchError: damaged or hostile; KernelError: the machine refused. Nothing
+        is kept then.
         """
         final = self.path(chain_id)
         if final.is_dir():
             return final
         what = f"layer {Digest(diff_id)}"
-        with self._draft() as (draft, draft_fd), closing(PlainStream(source, what=what, limit=self._max_bytes)) as stream:
+        with (
+            self._draft() as (draft, draft_fd),
+            closing(PlainStream(source, what=what, limit=self._max_bytes)) as stream,
+        ):
             try:
                 unpack_tar(TarReader(_reporting(stream, progress)), draft_fd)
             except FormatError as error:
@@ -91,7 +98,9 @@ class LayerStore:
         return final
 
     def remove(self, chain_id: str) -> None:
-        """Delete the layer; nothing happens if there is none. The caller sees to it that no container uses it."""
+        """Delete the layer; nothing happens if there is none. The caller sees to it that no container uses
+        it.
+        """
         grave = self._dir / f"{_DRAFT}{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
             self.path(chain_id).rename(grave)
@@ -126,9 +135,14 @@ class LayerStore:
             os.close(fd)
 
     def _dead_drafts(self) -> list[Path]:
-        # Drafts are made and locked under a shared lock on the directory: one that is unlocked now has lost its maker.
+        # Drafts are made and locked under a shared lock on the directory: one that is unlocked now has lost
+        # its maker.
         with self._locked(fcntl.LOCK_EX):
-            return [self._dir / name for name in self._names() if name.startswith(_DRAFT) and not self._is_locked(name)]
+            return [
+                self._dir / name
+                for name in self._names()
+                if name.startswith(_DRAFT) and not self._is_locked(name)
+            ]
 
     def _is_locked(self, name: str) -> bool:
         try:
@@ -208,17 +222,25 @@ class IngestedLayer(NamedTuple):
 
 
 def ingest_layer(
-    blobs: BlobStore, source: Source, *, what: str = "archive", max_bytes: int = MAX_LAYER_BYTES
+    blobs: BlobStore,
+    source: Source,
+    *,
+    compress: bool = False,
+    what: str = "archive",
+    max_bytes: int = MAX_LAYER_BYTES,
 ) -> IngestedLayer:
     """
-    Store an archive from outside as a layer blob, in one pass. `LayerStore.unpack` of it is the next step.
+    Store an archive as a layer blob, in one pass. `LayerStore.unpack` of it is the next step.
 
-    Plain, gzip and zstd archives are kept as they are; xz is no layer type, so such content is compressed anew by gzip.
-    Raises FormatError: damaged, truncated, or longer than `max_bytes` when plain; nothing is kept then. Entries are not looked
+    Plain, gzip and zstd archives are kept as they are; xz is no layer type, so such content is compressed
+    anew by gzip.
+    compress: compress a plain one, too.
+    Raises FormatError: damaged, truncated, or longer than `max_bytes` when plain; nothing is kept then.
+    Entries are not looked
     at: that is done while unpacking.
     """
     with closing(PlainStream(source, what=what, limit=max_bytes)) as stream, blobs.writer(what=what) as blob:
-        if stream.compression is Compression.XZ:
+        if stream.compression is Compression.XZ or (compress and stream.compression is Compression.NONE):
             compression, chunks = Compression.GZIP, gzip_tee(stream, blob.write)
         else:
             compression, chunks = stream.compression, iter(stream)

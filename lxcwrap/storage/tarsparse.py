@@ -1,6 +1,8 @@
-"""Maps of sparse files in tar archives: GNU's old format (type S) and PAX version 1.0, what `tar --sparse` writes.
+"""Maps of sparse files in tar archives: GNU's old format (type S) and PAX version 1.0, what `tar --sparse`
+writes.
 
-Source: the manual of GNU tar, "Storing Sparse Files". PAX versions 0.0 and 0.1, of tar 1.14 to 1.15.91, are refused.
+Source: the manual of GNU tar, "Storing Sparse Files". PAX versions 0.0 and 0.1, of tar 1.14 to 1.15.91, are
+refused.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ def _gnu_segments(table: bytes) -> list[Segment]:
 
 
 def read_pax_map(stream: ByteStream, records: Mapping[bytes, bytes]) -> tuple[int, list[Segment], int]:
-    """(size of the file, its segments, bytes of the map): decimal lines before the data, padded to a block."""
+    """(size of the file, its segments, bytes of the map): decimal lines before the data, in whole blocks."""
     version = (records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor"))
     if version != (b"1", b"0"):
         raise _bad("is of a version other than 1.0: write it anew with a tar of this decade")
@@ -64,7 +66,9 @@ class _MapText:
 
 
 def check(segments: Sequence[Segment], *, data: int, size: int) -> None:
-    """FormatError unless the segments are in order, within the file, and hold just the `data` bytes that follow."""
+    """FormatError unless the segments are in order, within the file, and hold just the `data` bytes that
+    follow.
+    """
     end = 0
     for segment in segments:
         if segment.offset < end or segment.length < 0:

@@ -1,8 +1,11 @@
-"""Tar archives as a stream of entries: ustar, PAX, GNU and star, sparse files included. Parsing only; touches no disk.
+"""Tar archives as a stream of entries: ustar, PAX, GNU and star, sparse files included. Parsing only; touches
+no disk.
 
-Names stay bytes, as the kernel has them, and exactly as the archive has them: whoever uses one must check it. Where formats
-contradict one another we read as Go's archive/tar does, so that Docker and we see the same files in the same layer.
-Sources: pax(1) in POSIX.1-2017, the manual of GNU tar ("Basic Tar Format", "Storing Sparse Files"), Go archive/tar.
+Names stay bytes, as the kernel has them, and exactly as the archive has them: whoever uses one must check it.
+Where formats contradict one another we read as Go's archive/tar does, so that Docker and we see the same
+files in the same layer.
+Sources: pax(1) in POSIX.1-2017, the manual of GNU tar ("Basic Tar Format", "Storing Sparse Files"), Go
+archive/tar.
 """
 
 from __future__ import annotations
@@ -155,7 +158,7 @@ class TarReader:
         self._padding = 0
 
     def copy_to(self, fd: int, size: int) -> None:
-        """Write the content of the current entry, of `size` bytes, to `fd`, an empty file. Holes stay holes."""
+        """Write the content of the current entry, of `size` bytes, to `fd`, an empty file. Holes stay."""
         if self._segments is None:
             self._stream.copy(fd, self._data)
         else:
@@ -213,7 +216,8 @@ class TarReader:
     def _merge_global(self, payload: bytes) -> None:
         xattrs: dict[bytes, bytes] = {}
         _merge(payload, self._globals, xattrs)
-        # One name, link, size or attribute for all entries makes no sense, but would let two readers see two archives.
+        # One name, link, size or attribute for all entries makes no sense, but would let two readers see two
+        # archives.
         if xattrs or any(
             key in (b"path", b"linkpath", b"size") or key.startswith(_SPARSE_PREFIX) for key in self._globals
         ):
@@ -234,8 +238,13 @@ class TarReader:
             raise FormatError(f"archive entry {os.fsdecode(name)!r}", f"has the unknown type {flag!r}")
         if kind is Kind.FILE and name.endswith(b"/"):
             kind = Kind.DIRECTORY  # as tar wrote them before there was a type for them
-        # Only files have content: what the size field of a link or directory says is no number of bytes that follow.
-        stored = _record_number(records, b"size", _MAX_SIZE, field_number(header, 124, 136)) if kind is Kind.FILE else 0
+        # Only files have content: what the size field of a link or directory says is no number of bytes that
+        # follow.
+        stored = (
+            _record_number(records, b"size", _MAX_SIZE, field_number(header, 124, 136))
+            if kind is Kind.FILE
+            else 0
+        )
         self._data, self._padding, self._segments = stored, -stored % BLOCK, None
         size = stored
         if kind is Kind.FILE and (flag == b"S" or any(key.startswith(_SPARSE_PREFIX) for key in records)):
@@ -249,7 +258,9 @@ class TarReader:
             mtime_ns=_mtime_ns(records, header),
             size=size,
             link=records.get(b"linkpath") or long_link or _until_nul(header[157:257]),
-            device=(field_number(header, 329, 337), field_number(header, 337, 345)) if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
+            device=(field_number(header, 329, 337), field_number(header, 337, 345))
+            if kind in (Kind.CHAR, Kind.BLOCK)
+            else (0, 0),
             xattrs=tuple(xattrs.items()),
         )
         _check_entry(entry)
@@ -277,7 +288,9 @@ def _check_sum(header: bytes) -> None:
     rest = header[:148] + b"        " + header[156:]
     # Some old tars added up signed characters.
     if told != sum(rest) and told != sum(rest) - 256 * sum(byte > 127 for byte in rest):
-        raise FormatError("archive", "is damaged: the checksum of a header is wrong, or this is no tar archive")
+        raise FormatError(
+            "archive", "is damaged: the checksum of a header is wrong, or this is no tar archive"
+        )
 
 
 def field_number(header: bytes, start: int, end: int) -> int:
@@ -322,7 +335,9 @@ def _check_entry(entry: Entry) -> None:
         raise entry.error(f"size {entry.size} is impossible")
     if abs(entry.mtime_ns) > _MAX_SECONDS * 10**9:
         raise entry.error("its time is impossible")
-    if entry.kind in (Kind.CHAR, Kind.BLOCK) and not (0 <= entry.device[0] < 1 << 12 and 0 <= entry.device[1] < 1 << 20):
+    if entry.kind in (Kind.CHAR, Kind.BLOCK) and not (
+        0 <= entry.device[0] < 1 << 12 and 0 <= entry.device[1] < 1 << 20
+    ):
         raise entry.error(f"device number {entry.device} is impossible")
 
 

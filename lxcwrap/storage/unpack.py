@@ -1,12 +1,16 @@
 """One layer's tar into a directory, as overlayfs wants it. The archive is taken for hostile.
 
-- A name is followed as a process chrooted to the directory would (openat2, RESOLVE_IN_ROOT); a name with ``..`` is refused.
-- ``.wh.x`` becomes a character device 0/0, ``.wh..wh..opq`` the attribute trusted.overlay.opaque. Whiteouts speak of lower
-  layers only: what the same layer holds under that name stays. Devices 0/0 in the archive itself are refused.
-- Attributes kept: user.* and security.capability. All others (labels, overlayfs' own) belong to the machine that packed.
+- A name is followed as a process chrooted to the directory would (openat2, RESOLVE_IN_ROOT); a name with
+  ``..`` is refused.
+- ``.wh.x`` becomes a character device 0/0, ``.wh..wh..opq`` the attribute trusted.overlay.opaque. Whiteouts
+  speak of lower layers only: what the same layer holds under that name stays. Devices 0/0 in the archive
+  itself are refused.
+- Attributes kept: user.* and security.capability. All others (labels, overlayfs' own) belong to the machine
+  that packed.
 - A layer is unpacked alone, as by Docker's overlay2: a hard link to a file of a lower layer is refused.
-- The last of several entries of one name wins. Owner, mode and times of directories are set at the end, so that neither set-
-  group-ID bits nor default ACLs nor missing write permission influence what is put in them. The umask never matters.
+- The last of several entries of one name wins. Owner, mode and times of directories are set at the end, so
+  that neither set-group-ID bits nor default ACLs nor missing write permission influence what is put in them.
+  The umask never matters.
 
 Source: OCI image-spec, layer.md; overlayfs.rst, "whiteouts and opaque directories".
 """
@@ -19,7 +23,7 @@ import shutil
 import stat
 
 from ..drivers.paths import open_in_root
-from ..errors import ContentError, FormatError, KernelError
+from ..errors import ContentError, KernelError
 from .tarstream import Entry, Kind, TarReader
 
 WHITEOUT_PREFIX = b".wh."
@@ -37,14 +41,18 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NODE_TYPE = {Kind.CHAR: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
 # What an archive can provoke; every other error is the machine's.
 _CONTENT_ERRNOS = frozenset(
-    (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.EISDIR, errno.EINVAL, errno.EEXIST)
-    + (errno.EMLINK, errno.EFBIG, errno.E2BIG, errno.ERANGE)
+    {
+        *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ENOENT, errno.EISDIR, errno.EINVAL),
+        *(errno.EEXIST, errno.EMLINK, errno.EFBIG, errno.E2BIG, errno.ERANGE),
+    }
 )
 
 
 def is_kept_xattr(name: bytes) -> bool:
     """Whether an extended attribute is content, which travels with a layer."""
-    return name == b"security.capability" or (name.startswith(b"user.") and not name.startswith(b"user.overlay."))
+    return name == b"security.capability" or (
+        name.startswith(b"user.") and not name.startswith(b"user.overlay.")
+    )
 
 
 def is_whiteout(status: os.stat_result) -> bool:
@@ -55,8 +63,8 @@ def unpack_tar(archive: TarReader, root_fd: int) -> None:
     """
     Make all entries of `archive` in the empty directory `root_fd`, which nobody else may reach meanwhile.
 
-    Raises FormatError: the archive is damaged or hostile; KernelError: no space, no permission and the like. Either leaves
-    the directory half filled, for the caller to discard.
+    Raises FormatError: the archive is damaged or hostile; KernelError: no space, no permission and the like.
+    Either leaves the directory half filled, for the caller to discard.
     """
     _Unpacker(archive, root_fd).run()
 
@@ -110,7 +118,9 @@ class _Unpacker:
         parent = self._parent(path, entry)
         if name == OPAQUE_MARKER:
             if not parts:
-                raise entry.error("the root directory cannot be opaque: start the image from this layer instead")
+                raise entry.error(
+                    "the root directory cannot be opaque: start the image from this layer instead"
+                )
             self._set_opaque(f"/proc/self/fd/{parent}")
         elif name.startswith(WHITEOUT_PREFIX):
             self._add_whiteout(parent, name.removeprefix(WHITEOUT_PREFIX), entry)
@@ -164,7 +174,9 @@ class _Unpacker:
     def _add_hard_link(self, parent: int, name: bytes, entry: Entry) -> None:
         parts = [part for part in entry.link.split(b"/") if part not in (b"", b".")]
         if not parts or b".." in parts:
-            raise entry.error(f"is a hard link to {os.fsdecode(entry.link)!r}, which is no file of this archive")
+            raise entry.error(
+                f"is a hard link to {os.fsdecode(entry.link)!r}, which is no file of this archive"
+            )
         target = parts.pop()
         try:
             directory = open_in_root(self._root, b"/".join(parts) or b".", os.O_PATH | os.O_DIRECTORY)
@@ -174,7 +186,7 @@ class _Unpacker:
                 os.close(directory)
         except FileNotFoundError:
             raise entry.error(
-                f"is a hard link to {os.fsdecode(entry.link)!r}, which is not in this layer or comes later: pack both together"
+                f"is a hard link to {os.fsdecode(entry.link)!r}, which is not in this layer, or only later"
             ) from None
 
     def _link(self, directory: int, target: bytes, parent: int, name: bytes) -> None:
@@ -245,7 +257,9 @@ class _Unpacker:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             if not is_whiteout(os.stat(name, dir_fd=parent, follow_symlinks=False)):
-                raise NotADirectoryError(errno.ENOTDIR, f"{os.fsdecode(name)!r} on its way is no directory") from None
+                raise NotADirectoryError(
+                    errno.ENOTDIR, f"{os.fsdecode(name)!r} on its way is no directory"
+                ) from None
             self._make_directory(parent, name)
 
     def _make_directory(self, parent: int, name: bytes) -> None:
