@@ -79,9 +79,9 @@ class ContainerPath:
     Errors are OSErrors with pathlib's types (such as PathNotFoundError), which carry `container` and `path`.
     """
 
+    _opener: Opener = field(eq=False)
     _path: PurePosixPath = field(converter=inner_path)
     container: str = field(kw_only=True)
-    _opener: Opener = field(kw_only=True, eq=False)
 
     def __str__(self) -> str:
         return str(self._path)
@@ -92,7 +92,7 @@ class ContainerPath:
     # --- names: nothing is touched --------------------------------------------------------------------------
 
     def _with(self, path: InnerPath) -> ContainerPath:
-        return ContainerPath(path, container=self.container, opener=self._opener)
+        return ContainerPath(self._opener, path, container=self.container)
 
     def _inner(self, path: InnerPath | ContainerPath) -> PurePosixPath:
         if isinstance(path, ContainerPath):

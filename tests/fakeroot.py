@@ -1,0 +1,42 @@
+"""A container's root that is a plain directory, for tests of what works on any root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lxcwrap.files import ContainerPath
+from lxcwrap.ids import IDENTITY, IdMap
+from lxcwrap.inroot import Root
+
+
+class FakeRoot:
+    """The directory `dir` as the root of the container "web"."""
+
+    def __init__(self, directory: Path, *, idmap: IdMap = IDENTITY, read_only: bool = False) -> None:
+        self.dir = directory
+        self._idmap = idmap
+        self._read_only = read_only
+
+    @contextmanager
+    def open(self) -> Iterator[Root]:
+        fd = os.open(self.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield Root(fd, self._idmap, "web", self._read_only)
+        finally:
+            os.close(fd)
+
+    def path(self, path: str) -> ContainerPath:
+        return ContainerPath(self.open, path, container="web")
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, int, bytes]]:
+    """All that is below a directory, with mode, owner and contents: equal snapshots, nothing was touched."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        found[str(path)] = (status.st_mode, status.st_uid, data)
+    return found
