@@ -46,8 +46,8 @@ def make_pair(idmap: IdMap) -> tuple[int | None, int]:
         userns = None if idmap.is_identity else os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         return userns, os.open(f"/proc/{child}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        ours.close()
         os.kill(child, signal.SIGKILL)
+        ours.close()
         with suppress(ChildProcessError):  # the fork-server leaves reaping to the kernel
             os.waitpid(child, 0)
 

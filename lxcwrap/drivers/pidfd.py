@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import socket
 import struct
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 
 # linux/pidfd.h: PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15 and newer
 _GET_INFO = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
 _INFO_EXIT = 1 << 3
+_SO_PASSPIDFD, _SCM_PIDFD = 76, 4
 
 
 def start_time(pid: int) -> int:
@@ -33,11 +37,13 @@ def open_same(pid: int, start: int) -> int | None:
     return fd
 
 
-def exit_code_of(pidfd: int, *, wait_s: float) -> int | None:
+def exit_code_of(pidfd: int | None, *, wait_s: float) -> int | None:
     """Exit code (128+signal) of a process that has ended, which need not be our child; None when the kernel cannot say.
 
     It can from the moment its parent has reaped it, so this waits up to `wait_s` seconds.
     """
+    if pidfd is None:
+        return None
     deadline = time.monotonic() + wait_s
     while True:
         buffer = bytearray(struct.pack("<Q", _INFO_EXIT) + bytes(56))
@@ -55,3 +61,27 @@ def exit_code_of(pidfd: int, *, wait_s: float) -> int | None:
 def _code(buffer: bytearray) -> int:
     code = os.waitstatus_to_exitcode(struct.unpack_from("<i", buffer, 60)[0])
     return 128 - code if code < 0 else code
+
+
+def pass_sender(sock: socket.socket) -> None:
+    """Let `sock` tell who sent each packet: `sender` reads it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with suppress(OSError):  # Linux before 6.5
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSPIDFD, 1)
+
+
+def sender(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int | None]:
+    """Pid of who sent a packet, as this process sees it, and a pidfd, which may be of a process that has ended since;
+    None when the kernel can give none any more."""
+    pid, pidfd = 0, None
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid = struct.unpack_from("i", payload)[0]
+        elif level == socket.SOL_SOCKET and kind == _SCM_PIDFD and len(payload) >= 4:
+            pidfd = struct.unpack_from("i", payload)[0]
+    if pidfd is None or pidfd < 0:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            pidfd = None
+    return pid, pidfd

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from typing import Any
 from ..drivers import mounts, namespaces, syscalls
 from ..drivers.cgroups import CgroupHost
 from ..drivers.liblxc import LxcDriver
-from ..drivers.pidfd import exit_code_of, start_time
+from ..drivers.pidfd import exit_code_of, pass_sender, sender, start_time
 from ..ids import IdMap
 from ..storage.logs import LogWriter, open_pipe
 from ..storage.root import RootDir
@@ -33,7 +32,6 @@ from .argv import with_descriptors
 from .records import Records
 
 Plan = dict[str, Any]
-_CREDENTIALS = struct.Struct("iii")
 _STDOUT, _STDERR = 1, 2
 # How long a new start waits for the clean-up of the last run.
 _LOCK_TIMEOUT_S = 15.0
@@ -69,6 +67,7 @@ class Monitor:
         self.runner = 0
         self.runner_has_ended = False
         self.init_pid = 0
+        self.init_pidfd: int | None = None
         self.exec_error: str | None = None
         self.exit_code: int | None = None
         self.exit_recorded = False
@@ -94,7 +93,7 @@ class Monitor:
         if userns_fd is not None:
             config.append(("lxc.namespace.share.user", f"/proc/self/fd/{userns_fd}"))
         status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        status.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        pass_sender(status)
         stdio = self._stdio()
         result, result_end = os.pipe2(os.O_CLOEXEC)
         me = os.getpid()
@@ -171,13 +170,10 @@ class Monitor:
 
     def _init_says(self, status: socket.socket) -> bool:
         data, ancillary, _flags, _address = status.recvmsg(4096, 1024, socket.MSG_CMSG_CLOEXEC)
-        fds = wire.received_fds(ancillary)
         if data == b"S":
-            for level, kind, payload in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                    self._init_is(_CREDENTIALS.unpack_from(payload)[0])
+            self._init_is(*sender(ancillary))
         elif data == b"T":
-            self._terminal(fds[0])
+            self._terminal(wire.received_fds(ancillary)[0])
         elif data.startswith(b"E"):
             self.exec_error = data[1:].decode()
         elif not data:
@@ -187,21 +183,13 @@ class Monitor:
             return False
         return True
 
-    def _init_is(self, pid: int) -> None:
-        self.init_pid = pid
-        self.init_pidfd = os.pidfd_open(pid)
-        self._hear(os.dup(self.init_pidfd), self._init_ended)
-        self.started_at = time.time()
-        self.records.write(
-            "run",
-            {
-                "monitor": os.getpid(),
-                "monitor_start": start_time(os.getpid()),
-                "init_pid": pid,
-                "init_start": start_time(pid),
-                "started_at": self.started_at,
-            },
-        )
+    def _init_is(self, pid: int, pidfd: int | None) -> None:
+        self.init_pid, self.init_pidfd = pid, pidfd
+        me = os.getpid()
+        run = {"monitor": me, "monitor_start": start_time(me), "init_pid": pid, "init_start": start_time(pid)}
+        self.records.write("run", {**run, "started_at": time.time()})
+        if pidfd is not None:
+            self._hear(os.dup(pidfd), self._init_ended)
 
     def _terminal(self, master: int) -> None:
         if self.client is not None and self.plan["tty_to_caller"]:

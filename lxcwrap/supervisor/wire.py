@@ -42,7 +42,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         (length,) = _LENGTH.unpack_from(data)
         if length > MAX_MESSAGE:
             raise ValueError(f"a message of {length} bytes")
-        body = bytearray(data[_LENGTH.size :])
+        body = bytearray()
         while len(body) < length:
             body += _more(sock, min(length - len(body), 1 << 20))
         message = json.loads(body)
@@ -56,7 +56,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
 
 def _first(sock: socket.socket) -> tuple[bytes, list[int]]:
     space = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
-    data, ancillary, _flags, _address = sock.recvmsg(65536, space, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _flags, _address = sock.recvmsg(_LENGTH.size, space, socket.MSG_CMSG_CLOEXEC)
     return data, received_fds(ancillary)
 
 
