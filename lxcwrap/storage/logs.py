@@ -9,8 +9,8 @@ frame:  time: u64, ns since 1970 | length: u16 | stream: u8, 1 stdout, 2 stderr 
         All little-endian. A frame holds what one read gave, not a line; none crosses into the next block.
 
 As every block begins with a frame, a reader enters at any block: the tail of a log costs a block or two, and
-no bytes a container writes can pass for a frame. A torn end (the writer was killed) is a frame longer than the
-file: readers do not look at it, and the next writer cuts it off. A damaged frame costs the rest of its block.
+no bytes a container writes can pass for a frame. A torn end (the writer was killed) is a frame longer than
+the file: readers pass over it, and the next writer cuts it off. A damaged frame costs the rest of its block.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ BLOCK_SIZE = 1 << 16
 _HEADER = struct.Struct("<QHB")
 _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW
 _PIPE_SIZE = 1 << 20
+# After a read of less, a container that waits for the processor goes first: it writes more, and we are woken
+# less often. Of 100,000 single lines on two busy processors: 160 reads instead of 7,000, and half the time.
+_FEW = 4096
 
 
 class Frame(NamedTuple):
@@ -138,6 +141,8 @@ class LogWriter:
         except OSError:  # EIO: the last process on a terminal has gone
             return False
         self.add(stream, data)
+        if len(data) < _FEW:
+            os.sched_yield()
         return bool(data)
 
     def add(self, stream: int, data: bytes) -> None:

@@ -249,11 +249,15 @@ def prepare_call(payload: bytes) -> Callable[[], bytes]:
     return functools.partial(_run, functools.partial(fn, *args, **kwargs))
 
 
-def run_call(call: Callable[[], bytes], result_fd: int) -> int:
+def run_call(call: Callable[[], bytes], result_fd: int, env: Sequence[str] | None = None) -> int:
     """In the child, inside the container: run what `prepare_call` gave, and write the answer to `result_fd`.
 
-    All other descriptors from 3 on are closed: they belong to the host. 0 if the answer could be delivered.
+    All other descriptors from 3 on are closed: they belong to the host. env: ``NAME=value`` each, in place of
+    `os.environ`, which liblxc cannot change. Returns 0 if the answer was taken.
     """
+    if env is not None:
+        os.environ.clear()
+        os.environ.update({name: value for name, _, value in (entry.partition("=") for entry in env)})
     os.closerange(3, result_fd)
     os.closerange(result_fd + 1, 1 << 30)
     _import_no_more()

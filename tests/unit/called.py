@@ -55,6 +55,10 @@ def open_fds() -> list[str]:
     return os.listdir("/proc/self/fd")
 
 
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
 def is_dumpable() -> int:
     return int(LIBC.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0))
 

@@ -12,6 +12,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter, OrderedDict, deque
@@ -32,7 +33,7 @@ CHILD = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from lxcwrap.supervisor import call
-sys.exit(call.run_call(call.prepare_call(sys.stdin.buffer.read()), int(sys.argv[1])))
+sys.exit(call.run_call(call.prepare_call(sys.stdin.buffer.read()), int(sys.argv[1]), ["HOME=/root", "X=a=b"]))
 """
 
 
@@ -161,6 +162,11 @@ def test_child_keeps_no_descriptor_and_cannot_be_traced() -> None:
     assert call(called.is_dumpable) == 0
 
 
+def test_environment_is_the_one_given() -> None:
+    """The function sees the container's environment, not that of the host's processes."""
+    assert call(called.environment) == {"HOME": "/root", "X": "a=b"}
+
+
 def test_output_is_flushed() -> None:
     """What the function prints is not lost when the child ends."""
     assert run_child(encode_call(called.say, ("hello",)))[1] == "hello"
@@ -232,7 +238,7 @@ def test_what_is_no_function_is_refused(fn: Any) -> None:
 def test_argument_that_cannot_be_pickled_is_refused() -> None:
     """Files, locks, generators and the like stay here."""
     with pytest.raises(CallError) as caught:
-        encode_call(called.echo, [iter(lambda: 1, 2)])
+        encode_call(called.echo, [threading.Lock()])
     assert "cannot be sent" in caught.value.reason
 
 
