@@ -3,6 +3,7 @@
 Compiling takes libseccomp some 10 ms, loading the result takes the kernel 0.3 ms. What lies in the cache:
 
     <cache>/seccomp-<digest>.bpf      the program, an array of struct sock_filter
+    <cache>/seccomp-<digest>.lxc      the same policy as liblxc reads it, which compiles it at every start
     <cache>/init-<key>/               bind-mounted read-only at /dev/.lxcwrap in every container
         init                          our init
         filter.bpf                    a hard link to the program; absent without seccomp
@@ -166,6 +167,28 @@ def compile_filter(capabilities: frozenset[str] = frozenset()) -> bytes:
         library.seccomp_release(context)
 
 
+def liblxc_profile(capabilities: frozenset[str] = frozenset()) -> str:
+    """The same policy as text for ``lxc.seccomp.profile``; calls newer than libseccomp get EPERM there.
+
+    For containers without no_new_privs: the kernel then lets only CAP_SYS_ADMIN load a filter. The init does not
+    have it; liblxc loads the filter before it drops capabilities. Source: lxc.container.conf(5).
+    """
+    return "\n".join(
+        (f"2\nallowlist errno {errno.EPERM}\n[all]", *map(_profile_line, rules(capabilities)), "")
+    )
+
+
+def _profile_line(rule: Rule) -> str:
+    if rule.action != _ALLOW:
+        return f"{rule.name} errno {rule.action & 0xFFFF}"
+    if rule.condition is None:
+        return rule.name
+    argument, compare, a, b = rule.condition
+    if compare == _MASKED_EQ:
+        return f"{rule.name} allow [{argument},{b:#x},SCMP_CMP_MASKED_EQ,{a:#x}]"
+    return f"{rule.name} allow [{argument},{a:#x},SCMP_CMP_{'LT' if compare == _LT else 'EQ'}]"
+
+
 # --- the cache ------------------------------------------------------------------------------------------
 
 
@@ -222,6 +245,16 @@ def ensure_filter(cache: Path, capabilities: frozenset[str] = frozenset()) -> Pa
         draft.chmod(0o644)
 
     return _once(cache / f"{_filter_name(capabilities)}.bpf", make)
+
+
+def ensure_profile(cache: Path, capabilities: frozenset[str] = frozenset()) -> Path:
+    """File in `cache` with `liblxc_profile`, made unless it is there."""
+
+    def make(draft: Path) -> None:
+        draft.write_text(liblxc_profile(capabilities))
+        draft.chmod(0o644)
+
+    return _once(cache / f"{_filter_name(capabilities)}.lxc", make)
 
 
 def init_dir(cache: Path, capabilities: frozenset[str] = frozenset(), seccomp: bool = True) -> Path:

@@ -142,6 +142,15 @@ def run_in(root: Path, argv: Sequence[str], *options: str, env: dict[str, str] |
     )
 
 
+def test_the_source_has_no_warnings() -> None:
+    """Those who install it may have a newer compiler, so only here a warning is an error."""
+    source = INIT.with_name("init.c")
+    subprocess.run(
+        ["cc", "-std=gnu11", "-Os", "-Wall", "-Wextra", "-Werror", "-c", source, "-o", "/dev/null"],
+        check=True,
+    )
+
+
 # --- exit codes ---------------------------------------------------------------------------------------------
 
 

@@ -171,6 +171,21 @@ def test_sys_admin_may_make_namespaces() -> None:
     assert decide(program, "socket", 40) == EPERM
 
 
+def test_liblxc_is_given_the_same_policy(tmp_path: Path) -> None:
+    """A line for each rule, in the words of lxc.container.conf(5)."""
+    lines = seccomp.ensure_profile(tmp_path, NONE).read_text().splitlines()
+    assert lines[:3] == ["2", "allowlist errno 1", "[all]"]
+    assert len(lines) == 3 + len(seccomp.rules(NONE))
+    assert {
+        "read",
+        "clone3 errno 38",
+        "socket allow [0,0x26,SCMP_CMP_LT]",
+        "socket allow [0,0x27,SCMP_CMP_EQ]",
+    } < set(lines)
+    assert "clone allow [0,0x0,SCMP_CMP_MASKED_EQ,0x7e020000]" in lines
+    assert "personality allow [0,0x8,SCMP_CMP_MASKED_EQ,0xffffffff]" in lines
+
+
 def test_the_kernel_takes_it(program: bytes) -> None:
     """At most BPF_MAXINSNS instructions of eight bytes."""
     assert len(program) % 8 == 0
