@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lxcwrap.files import ContainerPath
@@ -40,3 +41,25 @@ def snapshot(directory: Path) -> dict[str, tuple[int, int, bytes]]:
         data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
         found[str(path)] = (status.st_mode, status.st_uid, data)
     return found
+
+
+@contextmanager
+def flipping(directory: Path, link_to: Path) -> Iterator[None]:
+    """While the block runs, `directory` is a directory and a link to `link_to` in turn."""
+    link, stop = directory.with_name("link"), threading.Event()
+    link.symlink_to(link_to)
+    away = directory.with_name("away")
+
+    def flip() -> None:
+        while not stop.is_set():
+            for old, new in ((directory, away), (link, directory), (directory, link), (away, directory)):
+                with suppress(OSError):
+                    os.rename(old, new)
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

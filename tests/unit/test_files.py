@@ -4,9 +4,8 @@ import errno
 import os
 import pickle
 import stat
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +22,7 @@ from lxcwrap.errors import (
     PathNotFoundError,
 )
 from lxcwrap.files import ContainerPath
-from tests.fakeroot import FakeRoot, snapshot
+from tests.fakeroot import FakeRoot, flipping, snapshot
 
 
 @pytest.fixture
@@ -41,28 +40,6 @@ def root(tmp_path: Path) -> FakeRoot:
     (tmp_path / "root/etc").mkdir()
     (tmp_path / "root/etc/conf").write_text("one\n")
     return FakeRoot(tmp_path / "root")
-
-
-@contextmanager
-def flipping(directory: Path, link_to: Path) -> Iterator[None]:
-    """While the block runs, `directory` is a directory and a link to `link_to` in turn."""
-    link, stop = directory.with_name("link"), threading.Event()
-    link.symlink_to(link_to)
-    away = directory.with_name("away")
-
-    def flip() -> None:
-        while not stop.is_set():
-            for old, new in ((directory, away), (link, directory), (directory, link), (away, directory)):
-                with suppress(OSError):
-                    os.rename(old, new)
-
-    thread = threading.Thread(target=flip)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 # --- names ---
