@@ -170,8 +170,8 @@ def compile_filter(capabilities: frozenset[str] = frozenset()) -> bytes:
 def liblxc_profile(capabilities: frozenset[str] = frozenset()) -> str:
     """The same policy as text for ``lxc.seccomp.profile``; there, calls newer than libseccomp get EPERM.
 
-    For containers without no_new_privs: the kernel then lets only CAP_SYS_ADMIN load a filter. The init does not
-    have it; liblxc loads the filter before it drops capabilities. Source: lxc.container.conf(5).
+    For containers without no_new_privs: there only CAP_SYS_ADMIN may load a filter. The init lacks it,
+    and liblxc loads the filter before it drops capabilities. Source: lxc.container.conf(5).
     """
     head = ["2", f"allowlist errno {errno.EPERM}", "[all]"]
     return "\n".join([*head, *map(_profile_line, rules(capabilities)), ""])
