@@ -303,7 +303,7 @@ class _Copy:
         return None
 
     def _skip(self, path: str, reason: str) -> None:
-        self._skipped.append(Skipped(path=path, reason=reason))
+        self._skipped.append(Skipped(path=posixpath.normpath(path), reason=reason))
 
     def _leaf(self, fd: int, source: str, parent: int, target: str) -> None:
         """Copy a pinned regular file or link: complete under another name, then renamed."""
@@ -315,7 +315,8 @@ class _Copy:
                     self._link(fd, status, parent, temporary)
                 else:
                     self._file(fd, source, parent, temporary)
-                os.replace(temporary, posixpath.basename(target), src_dir_fd=parent, dst_dir_fd=parent)
+                with self._goal.creating():  # the kernel asks the same ids for a new name as for a new file
+                    os.replace(temporary, posixpath.basename(target), src_dir_fd=parent, dst_dir_fd=parent)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=parent)

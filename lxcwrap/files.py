@@ -324,21 +324,18 @@ class ContainerPath:
 
     def hardlink_to(self, target: InnerPath | ContainerPath) -> None:
         """Make this path another name of the file `target`, of a link itself if that is one."""
-        with (
-            self._parent() as (root, parent, name),
-            parent_to_change(root, self._inner(target)) as (source, old),
-        ):
-            os.link(old, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+        source = self._inner(target)
+        with self._parent() as (root, to, name), parent_to_change(root, source) as (at, old), creating(root):
+            os.link(old, name, src_dir_fd=at, dst_dir_fd=to, follow_symlinks=False)
 
     def rename(self, target: InnerPath | ContainerPath) -> ContainerPath:
         """Move to `target` (a relative one begins at the root), replacing a file there. The new path.
 
-        A directory that came with the image cannot be renamed (errno EXDEV): let `exec` run ``mv``, which
-        copies.
+        A directory of the image cannot be renamed (errno EXDEV): let `exec` run ``mv``, which copies.
         """
         new = self._inner(target)
-        with self._parent() as (root, parent, name), parent_to_change(root, new) as (new_parent, new_name):
-            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
+        with self._parent() as (root, at, old), parent_to_change(root, new) as (to, name), creating(root):
+            os.rename(old, name, src_dir_fd=at, dst_dir_fd=to)
         return self._with(new)
 
     replace = rename  # on POSIX they are one, in pathlib too
