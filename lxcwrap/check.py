@@ -35,7 +35,7 @@ _PT_INTERP = 3
 
 
 class Status(StrEnum):
-    """`MISSING` keeps containers from running; `DEGRADED` costs one feature, which the item's detail names."""
+    """`MISSING` keeps containers from running; `DEGRADED` costs a feature, which the detail names."""
 
     OK, DEGRADED, MISSING = "ok", "degraded", "missing"
 
@@ -281,11 +281,11 @@ def _root_directory(root: Path) -> Item:
 
 
 def _filesystem(path: Path) -> str:
-    """Type of the file system that holds `path`: that of the deepest mount, the last of those (proc(5), mountinfo)."""
+    """Type of the file system that holds `path`: of the deepest mount, the last of those in mountinfo."""
     best = ("", "unknown")
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, source = line.partition(" - ")
-        mount_point = fields.split()[4].encode().decode("unicode_escape")
+        mount_point = fields.split()[4].replace("\\040", " ")
         if path.is_relative_to(mount_point) and len(mount_point) >= len(best[0]):
             best = (mount_point, source.split()[0])
     return best[1]

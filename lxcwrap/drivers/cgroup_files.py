@@ -34,12 +34,16 @@ class Write(NamedTuple):
     resets: bool
 
 
-def plan_v1(limits: Limits, *, memsw_now: int, all_cpus: str, disks: Sequence[str]) -> list[Write]:
-    """What to write, in an order the kernel takes. `memsw_now`: memory.memsw.limit_in_bytes as it is."""
+def plan_v1(
+    limits: Limits, *, memory_now: int, memsw_now: int, all_cpus: str, disks: Sequence[str]
+) -> list[Write]:
+    """What to write, in an order the kernel takes; `memory_now`, `memsw_now`: both limits as they are."""
     writes: list[Write] = []
     add = _adder(writes, limits)
     if "memory" in limits or "swap" in limits:
-        memory, swap = _number(limits.get("memory")), _number(limits.get("swap"))
+        # v1 limits the sum of both, so a new memory limit alone must keep the old swap limit, and vice versa.
+        memory = _number(limits.get("memory", _limited(memory_now)))
+        swap = _number(limits.get("swap", memsw_now - memory_now if _limited(memsw_now) else None))
         memsw = memory + swap if memory is not None and swap is not None else None
         pair = [
             Write("memory", "memory.limit_in_bytes", _or(memory, "-1"), "memory", memory is None),
@@ -96,15 +100,19 @@ def previous(write: Write, text: str) -> str:
     if ":" not in device:
         return text.strip()
     key = f"{setting.partition('=')[0]}=" if "=" in setting else ""
-    for line in text.splitlines():
-        words = line.split()
-        if words and words[0] == device:
-            return f"{device} {next(word for word in words[1:] if word.startswith(key))}"
-    return f"{device} {key}max" if key else f"{device} 0"
+    lines = (line.split() for line in text.splitlines())
+    settings = (
+        word for words in lines if words[:1] == [device] for word in words[1:] if word.startswith(key)
+    )
+    return f"{device} {next(settings, f'{key}max' if key else '0')}"
 
 
 def _number(value: int | float | str | None) -> int | None:
     return None if value is None else int(value)
+
+
+def _limited(size: int) -> int | None:
+    return size if 0 < size < _V1_UNLIMITED else None
 
 
 def _or(value: int | None, none: str) -> str:
@@ -122,7 +130,6 @@ def stats_v1(read: Read) -> dict[str, int | None]:
     ticks = pairs(read("cpuacct", "cpuacct.stat"))  # USER_HZ, which Linux shows as 100 everywhere
     memory = pairs(read("memory", "memory.stat"))
     usage = integer(read("memory", "memory.usage_in_bytes"))
-    limit = integer(read("memory", "memory.limit_in_bytes"))
     received, sent = _blkio(read("blkio", "blkio.throttle.io_service_bytes_recursive"))
     return {
         "cpu_ns": integer(read("cpuacct", "cpuacct.usage")),
@@ -132,7 +139,7 @@ def stats_v1(read: Read) -> dict[str, int | None]:
         "memory_usage": usage,
         "memory_inactive_file": memory.get("total_inactive_file", 0),
         "memory_peak": integer(read("memory", "memory.max_usage_in_bytes")),
-        "memory_limit": limit if 0 < limit < _V1_UNLIMITED else None,
+        "memory_limit": _limited(integer(read("memory", "memory.limit_in_bytes"))),
         "swap_usage": memory.get("total_swap", 0),
         "oom_kills": pairs(read("memory", "memory.oom_control")).get("oom_kill", 0),
         "pids": integer(read("pids", "pids.current")),

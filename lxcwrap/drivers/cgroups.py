@@ -126,7 +126,9 @@ class CgroupHost:
                 fd, payload = self._by_controller["devices"], self._limited(container_id)
                 cgroupfs.write(fd, f"{payload}/devices.deny", "a")
                 cgroupfs.write(fd, f"{payload}/devices.allow", *DEFAULT_DEVICES, *devices)
-            self._apply(container_id, {key: value for key, value in limits.items() if value is not None})
+            wanted = {key: value for key, value in limits.items() if value is not None}
+            if wanted:
+                self._apply(container_id, wanted)
         except BaseException:
             self.remove(container_id)
             raise
@@ -166,7 +168,7 @@ class CgroupHost:
             os.rename(name, BASE, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError as error:
             os.rmdir(name, dir_fd=fd)
-            if error.errno != errno.EEXIST:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
 
     def _delegate(self, fd: int) -> None:
@@ -246,22 +248,16 @@ class CgroupHost:
             os.stat(self._limited(container_id), dir_fd=fd)
 
     def _apply(self, container_id: str, limits: Limits) -> None:
+        disks = cgroup_limits.disks(self._block) if limits.keys() & {"read_bps", "write_bps"} else []
         if self.is_v2:
-            writes = plan_v2(limits, disks=self._disks(limits))
+            writes = plan_v2(limits, disks=disks)
         else:
-            memsw = (
-                self._read(container_id, "memory", "memory.memsw.limit_in_bytes")
-                if "memory" in limits
-                else ""
-            )
-            cpus = ""
-            if "cpuset" in limits and "cpuset" in self._by_controller:
-                cpus = cgroupfs.read(self._by_controller["cpuset"], f"{BASE}/cpuset.cpus").strip()
-            writes = plan_v1(limits, memsw_now=int(memsw or 0), all_cpus=cpus, disks=self._disks(limits))
+            names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+            memory, memsw = (int(self._read(container_id, "memory", name) or 0) for name in names)
+            cpuset = self._by_controller.get("cpuset")
+            cpus = "" if cpuset is None else cgroupfs.read(cpuset, f"{BASE}/cpuset.cpus").strip()
+            writes = plan_v1(limits, memory_now=memory, memsw_now=memsw, all_cpus=cpus, disks=disks)
         cgroup_limits.apply(self._by_controller, self._limited(container_id), writes)
-
-    def _disks(self, limits: Limits) -> list[str]:
-        return cgroup_limits.disks(self._block) if limits.keys() & {"read_bps", "write_bps"} else []
 
     # --- what goes on inside ---
 

@@ -1,5 +1,6 @@
-"""Trials of what this machine can do, each in a Python process of its own: some need to unshare, to fork or to load
-liblxc, and nothing of this may happen in the caller's process.
+"""Trials of what this machine can do, each in a Python process of its own.
+
+They unshare, fork and load liblxc, and nothing of this may happen in the caller's process.
 """
 
 from __future__ import annotations
