@@ -246,7 +246,7 @@ class Images:
         Made by mmdebstrap, as root, in about ten seconds. The packages come from `mirror`, or else from those
         apt sources of this machine that offer the suite. SOURCE_DATE_EPOCH makes it reproducible.
 
-        name: the system, as ``debian:bookworm``.  suite: if it is not the tag of `name`.  tag: how to name the
+        Raises UnsupportedError: mmdebstrap is not installed. DriverError: it failed, with what it said last.
         image, if not `name`.
         Raises UnsupportedError: mmdebstrap is not installed. DriverError: it failed, with its last words.
         """

@@ -14,7 +14,7 @@ from ..errors import FormatError, InvalidSpecError
 from ..imageconfig import ImageConfig
 from ..platforms import Platform
 from ..reference import Reference
-from ..storage.images import Addition
+from ..storage.addition import Addition
 from ..storage.layers import IngestedLayer, ingest_layer
 from .archive import Members, read_member
 

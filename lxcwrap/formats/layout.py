@@ -26,7 +26,8 @@ from ..oci import (
     Reference,
     digest_of,
 )
-from ..storage.images import Addition, ImageStore
+from ..storage.addition import Addition
+from ..storage.images import ImageStore
 from .archive import Members, open_members, read_member
 from .dockersave import add_docker_save
 

@@ -15,7 +15,8 @@ from ..digests import Digest
 from ..errors import InvalidSpecError
 from ..imageconfig import History, ImageConfig
 from ..reference import Reference
-from ..storage.images import Addition, ImageStore
+from ..storage.addition import Addition
+from ..storage.images import ImageStore
 from ..storage.inflate import Source
 from ..storage.layers import ingest_layer
 from .archive import open_regular

@@ -18,21 +18,18 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn, cast
 
 from ..errors import (
     ContentError,
-    DigestMismatchError,
-    FormatError,
     ImageNotFoundError,
     NotFoundError,
     StillUsedError,
 )
 from ..oci import (
     MAX_DOCUMENT,
-    OCI_CONFIG,
     REF_NAME,
     Descriptor,
     Digest,
@@ -41,11 +38,10 @@ from ..oci import (
     Manifest,
     Reference,
     chain_ids,
-    digest_of,
 )
+from .addition import Addition, NewImage
 from .blobs import BlobStore
-from .inflate import PlainStream
-from .layers import MAX_LAYER_BYTES, IngestedLayer, LayerStore
+from .layers import LayerStore
 from .root import RootDir
 from .state import State
 
@@ -176,16 +172,36 @@ class ImageStore:
 
         A process of its own must not be waited for here that itself adds or removes images of this store.
         """
-        addition = Addition(self)
+        addition = Addition(self.blobs, self.layers, self._is_known)
         try:
             with self._lock(fcntl.LOCK_SH):
                 yield addition
-                addition.commit()
+                superfluous = self._record(addition.images)
         except BaseException:
             self.sweep()
             raise
-        if addition.wasteful or self._mark.exists():
+        if superfluous or self._mark.exists():
             self.sweep()
+
+    def _is_known(self, chain: str, blob: str) -> bool:
+        query = "SELECT 1 FROM image_layers WHERE chain_id = ? AND blob = ?"
+        return self.state.connection.execute(query, (chain, blob)).fetchone() is not None
+
+    def _record(self, images: Sequence[NewImage]) -> bool:
+        """Make the records; whether content came in that none of them names."""
+        superfluous = False
+        with self._change() as connection:
+            for image in images:
+                stored = connection.execute(
+                    "SELECT manifest FROM images WHERE id = ?", (image.id,)
+                ).fetchone()
+                if stored is None:
+                    _insert(connection, image)
+                # Else it is here, perhaps compressed in another way: the blobs it has serve.
+                superfluous |= stored is not None and stored[0] != image.manifest
+                for reference in image.references:
+                    _set_tag(connection, image.id, reference)
+        return superfluous
 
     def tag(self, image_id: str, reference: Reference) -> None:
         """Let `reference` name this image, whatever it named before. Raises ImageNotFoundError."""
@@ -292,94 +308,12 @@ class ImageStore:
             yield
 
 
-class Addition:
-    """Images on their way into the store: content goes in at once, all records together in `commit`."""
-
-    def __init__(self, store: ImageStore) -> None:
-        self.store = store
-        self.blobs = store.blobs
-        self.wasteful = False  # content came in that no record names
-        self._pending: list[tuple[str, Digest, list[tuple[str, str]], tuple[Reference, ...]]] = []
-
-    def add(self, manifest_data: bytes, references: Sequence[Reference] = (), *, what: str = "image") -> str:
-        """
-        Add the image of a manifest whose config and layer blobs are in the blob store; its id.
-
-        Raises FormatError when manifest, config and layers do not fit together, DigestMismatchError when the
-        content of a layer is not what the config says.
-        """
-        manifest = Manifest.parse(manifest_data, f"{what}: manifest")
-        config = ImageConfig.parse(
-            self.blobs.read(manifest.config.digest, limit=MAX_DOCUMENT), f"{what}: config"
-        )
-        if config.os != "linux":
-            raise FormatError(what, f"is made for {config.platform}, and only Linux runs here")
-        if not config.diff_ids or len(config.diff_ids) != len(manifest.layers):
-            counts = f"the manifest names {len(manifest.layers)} layers, the config {len(config.diff_ids)}"
-            raise FormatError(what, f"{counts}: both must name the same, and at least one")
-        chains = chain_ids(config.diff_ids)
-        for chain, diff_id, layer in zip(chains, config.diff_ids, manifest.layers, strict=True):
-            self._add_layer(chain, diff_id, layer.digest)
-        digest, _ = self.blobs.put_bytes(manifest_data)
-        stack = [
-            (str(chain), str(layer.digest)) for chain, layer in zip(chains, manifest.layers, strict=True)
-        ]
-        self._pending.append((manifest.config.digest, Digest(digest), stack, tuple(references)))
-        return manifest.config.digest
-
-    def add_built(
-        self,
-        config: bytes,
-        layers: Sequence[IngestedLayer],
-        references: Sequence[Reference] = (),
-        *,
-        what: str = "image",
-    ) -> str:
-        """Add the image of a config and its stored layers, lowest first; its id. Writes the manifest."""
-        self.blobs.put_bytes(config)
-        manifest = Manifest(
-            config=Descriptor(media_type=OCI_CONFIG, digest=digest_of(config), size=len(config)),
-            layers=tuple(
-                Descriptor(media_type=layer.media_type, digest=Digest(layer.digest), size=layer.size)
-                for layer in layers
-            ),
-        )
-        return self.add(manifest.to_json(), references, what=what)
-
-    def _add_layer(self, chain: str, diff_id: str, blob: str) -> None:
-        """Unpack the blob, or make sure that it is what was unpacked as this layer before."""
-        path = self.blobs.path(blob)
-        if not self.store.layers.has(chain):
-            self.store.layers.unpack(chain, path, diff_id=diff_id, blob_digest=blob)
-        elif not self._is_known(chain, blob) and (actual := plain_digest(path)) != diff_id:
-            raise DigestMismatchError(f"layer {blob}, unpacked", diff_id, actual)
-
-    def _is_known(self, chain: str, blob: str) -> bool:
-        query = "SELECT 1 FROM image_layers WHERE chain_id = ? AND blob = ?"
-        return self.store.state.connection.execute(query, (chain, blob)).fetchone() is not None
-
-    def commit(self) -> None:
-        if not self._pending:
-            return
-        with self.store._change() as connection:
-            for image_id, manifest, stack, references in self._pending:
-                self._record(connection, image_id, manifest, stack)
-                for reference in references:
-                    _set_tag(connection, image_id, reference)
-
-    def _record(
-        self, connection: sqlite3.Connection, image_id: str, manifest: str, stack: list[tuple[str, str]]
-    ) -> None:
-        stored = connection.execute("SELECT manifest FROM images WHERE id = ?", (image_id,)).fetchone()
-        if stored:
-            # The same image, perhaps compressed in another way: the blobs already here serve.
-            self.wasteful |= stored[0] != manifest
-            return
-        connection.execute("INSERT INTO images VALUES (?, ?, ?)", (image_id, manifest, time.time()))
-        connection.executemany(
-            "INSERT INTO image_layers VALUES (?, ?, ?, ?)",
-            [(image_id, position, chain, blob) for position, (chain, blob) in enumerate(stack)],
-        )
+def _insert(connection: sqlite3.Connection, image: NewImage) -> None:
+    connection.execute("INSERT INTO images VALUES (?, ?, ?)", (image.id, image.manifest, time.time()))
+    connection.executemany(
+        "INSERT INTO image_layers VALUES (?, ?, ?, ?)",
+        [(image.id, position, chain, blob) for position, (chain, blob) in enumerate(image.stack)],
+    )
 
 
 def _set_tag(connection: sqlite3.Connection, image_id: str, reference: Reference) -> None:
@@ -387,14 +321,6 @@ def _set_tag(connection: sqlite3.Connection, image_id: str, reference: Reference
         "INSERT INTO tags VALUES (?, ?) ON CONFLICT (reference) DO UPDATE SET image_id = excluded.image_id",
         (str(reference), image_id),
     )
-
-
-def plain_digest(path: Path) -> str:
-    """The diff_id of a stored layer."""
-    with closing(PlainStream(path, what=f"layer {path.name}", limit=MAX_LAYER_BYTES)) as stream:
-        for _ in stream:
-            pass
-        return stream.diff_id
 
 
 def _not_found(key: str) -> NoReturn:
