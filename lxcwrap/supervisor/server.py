@@ -28,9 +28,10 @@ _IDLE_S = 60.0
 
 
 class Server:
-    def __init__(self, root: str, listener: socket.socket) -> None:
+    def __init__(self, root: str, listener: socket.socket, lock: int) -> None:
         self.root = root
         self.listener = listener
+        self.lock = lock
         self.pool = NamespacePool()
         self.retired = False
 
@@ -89,6 +90,7 @@ class Server:
             status = 1
             try:
                 self.listener.close()
+                os.close(self.lock)  # a child outlives the server, and must not keep the next one out
                 self.pool.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 work()
@@ -130,7 +132,7 @@ def main(root: str, ready_fd: int) -> NoReturn:
         gc.freeze()  # the collector must not touch, and so copy, the pages shared with every child
         gc.disable()
         try:
-            Server(root, listener).serve()
+            Server(root, listener, lock).serve()
         finally:
             os.unlink(path)
     os._exit(0)
