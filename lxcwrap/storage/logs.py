@@ -123,6 +123,7 @@ class LogWriter:
         self._max_bytes = max(max_bytes, 4096)
         self._max_files = max(max_files, 1)
         self._lost = 0
+        self._buffer = memoryview(bytearray(BLOCK_SIZE))  # one for all reads: the heap does not grow
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._number = max(file_numbers(directory), default=0)
         try:
@@ -135,17 +136,17 @@ class LogWriter:
     def pump(self, fd: int, stream: int) -> bool:
         """Store what one read of `fd` gives, 64 KiB at most; waits only if `fd` does. False at its end."""
         try:
-            data = os.read(fd, self._room())
+            size = os.readv(fd, (self._buffer[: self._room()],))
         except BlockingIOError:
             return True
         except OSError:  # EIO: the last process on a terminal has gone
             return False
-        self.add(stream, data)
-        if len(data) < _FEW:
+        self.add(stream, self._buffer[:size])
+        if size < _FEW:
             os.sched_yield()
-        return bool(data)
+        return size > 0
 
-    def add(self, stream: int, data: bytes) -> None:
+    def add(self, stream: int, data: bytes | memoryview) -> None:
         """Store `data` as written to `stream` now."""
         if self._lost:
             self._note_loss()
@@ -202,14 +203,15 @@ class LogWriter:
 
     def _delete_old(self) -> None:
         for number in file_numbers(self._directory)[: -self._max_files]:
-            os.unlink(os.path.join(self._directory, file_name(number)))
+            with contextlib.suppress(OSError):  # the next change of file tries again
+                os.unlink(os.path.join(self._directory, file_name(number)))
 
     def _note_loss(self) -> None:
         note = b"\n[lxcwrap: %d bytes of output could not be stored]\n" % self._lost
         if self._room() >= len(note) and self._write(STDERR, note):
             self._lost = 0
 
-    def _write(self, stream: int, data: bytes) -> bool:
+    def _write(self, stream: int, data: bytes | memoryview) -> bool:
         header = _HEADER.pack(time.time_ns(), len(data), stream)
         try:
             written = os.pwritev(self._fd, (header, data), self._end)
@@ -218,5 +220,6 @@ class LogWriter:
         if written == len(header) + len(data):
             self._end += written
             return True
-        os.ftruncate(self._fd, self._end)
+        with contextlib.suppress(OSError):  # readers and the next writer pass over a torn end
+            os.ftruncate(self._fd, self._end)
         return False

@@ -259,7 +259,7 @@ def run_call(call: Callable[[], bytes], result_fd: int, env: Sequence[str] | Non
         os.environ.clear()
         os.environ.update({name: value for name, _, value in (entry.partition("=") for entry in env)})
     os.closerange(3, result_fd)
-    os.closerange(result_fd + 1, 1 << 30)
+    os.closerange(result_fd + 1, os.sysconf("SC_OPEN_MAX"))
     _import_no_more()
     pid = os.getpid()
     answer = call()
