@@ -135,14 +135,20 @@ class CgroupHost:
 
     def _make(self, container_id: str) -> None:
         for fd in self._hierarchies:
-            for path in self._own_directories(container_id):
-                try:
-                    os.mkdir(path, dir_fd=fd)
-                except FileNotFoundError:
-                    self._make_base(fd)
-                    os.mkdir(path, dir_fd=fd)
+            parent, *inner = self._own_directories(container_id)
+            self._mkdir(parent, fd)
+            for path in inner:
+                os.mkdir(path, dir_fd=fd)
             if self.is_v2:
                 self._delegate(fd)
+
+    def _mkdir(self, path: str, fd: int) -> None:
+        """A directory in the base, which others may remove at any time when it is empty (`tidy`)."""
+        while True:
+            try:
+                return os.mkdir(path, dir_fd=fd)
+            except FileNotFoundError:
+                self._make_base(fd)
 
     def _own_directories(self, container_id: str) -> tuple[str, ...]:
         """What we make in each hierarchy, outermost first; the last one has the limits."""
@@ -329,19 +335,23 @@ class CgroupHost:
         """Move the calling process, of one thread, out of its caller's cgroups: a session or service ending
         must not end what was started from it. For the fork-server; its children inherit the place."""
         for fd in self._all_hierarchies():
-            with suppress(FileNotFoundError):
-                cgroupfs.move_self(fd, _SUPERVISOR)
-                continue
-            if BASE not in cgroupfs.children(fd, "."):
-                self._make_base(fd)
-            with suppress(FileExistsError):
-                os.mkdir(_SUPERVISOR, dir_fd=fd)
-            cgroupfs.move_self(fd, _SUPERVISOR)
+            while True:
+                try:
+                    cgroupfs.move_self(fd, _SUPERVISOR)
+                    break
+                except FileNotFoundError:
+                    with suppress(FileExistsError):
+                        self._mkdir(_SUPERVISOR, fd)
 
     def unsettle(self) -> None:
-        """The last step of a fork-server: leave, and remove the shared directories unless others use them."""
+        """The last step of a fork-server: leave, and tidy."""
         for fd in self._all_hierarchies():
             cgroupfs.move_self(fd, ".")
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the directories that all containers share, unless they are in use."""
+        for fd in self._all_hierarchies():
             for path in (_SUPERVISOR, f"{BASE}/monitor", f"{BASE}/pivot/lxc.pivot", f"{BASE}/pivot", BASE):
                 with suppress(OSError):
                     os.rmdir(path, dir_fd=fd)

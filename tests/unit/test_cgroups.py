@@ -306,6 +306,22 @@ def test_base_is_made_once_by_many(kernel: FakeKernel, host: CgroupHost, block: 
     other.close()
 
 
+def test_base_may_vanish_at_any_time(
+    kernel: FakeKernel, host: CgroupHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process, whose last container ends, removes the base that we have just made."""
+    make_base, times = host._make_base, iter(range(3))
+
+    def make_and_lose(fd: int) -> None:
+        make_base(fd)
+        if next(times, None) is not None:
+            host.tidy()
+
+    monkeypatch.setattr(host, "_make_base", make_and_lose)
+    host.prepare(ID, {"pids": 5})
+    assert host.read_stats(ID)["pids_limit"] == 5
+
+
 def test_cpuset_base_appears_filled(v1: FakeKernel, block: Path) -> None:
     """No process can enter a cpuset without processors and memory; children copy them from the base."""
     host = CgroupHost(v1.base, block=block)
