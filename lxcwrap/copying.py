@@ -26,6 +26,7 @@ from .drivers.paths import (
     open_in_root,
     openat2,
 )
+from .errors import InvalidSpecError
 from .inroot import (
     DIRECTORY,
     Opener,
@@ -79,8 +80,8 @@ def copy_in(opener: Opener, source: StrPath, target: str, *, owner: tuple[int, i
 def copy_out(opener: Opener, source: str, target: StrPath) -> CopyResult:
     """Copy the file or directory `source` of the container to `target` on the host, as `copy_in` does.
 
-    The copies belong to the caller and lose the setuid and setgid bits. A link at `target` itself is not
-    followed, as an earlier copy may have brought it, unless written ``target/``.
+    The copies belong to the caller and lose the setuid and setgid bits. A link at `target` itself, which an
+    earlier copy may have brought, is not followed but replaced by a file, unless written ``target/``.
     """
     with opener() as root:
         return _Copy(_Inside(root), _Host()).run(source, os.fspath(target))
@@ -175,8 +176,7 @@ def _pin(directory: int, name: str) -> int:
 
 
 class _Copy:
-    """One copy under way. `origin` and `goal` are the sides; files are pinned by O_PATH before anything is
-    decided."""
+    """One copy under way, from the side `origin` to the side `goal`. What is copied is pinned first."""
 
     def __init__(self, origin: _Side, goal: _Side) -> None:
         self._origin = origin
@@ -186,6 +186,8 @@ class _Copy:
         self._skipped: list[Skipped] = []
 
     def run(self, source: str, target: str) -> CopyResult:
+        if "\0" in source + target:
+            raise InvalidSpecError(f"cannot copy {source!r} to {target!r}: a NUL byte is in no path")
         name = posixpath.basename(source.rstrip("/"))
         contents = name in ("", ".", "..")
         flags = os.O_DIRECTORY if contents else 0 if source.endswith("/") else os.O_NOFOLLOW
@@ -253,8 +255,7 @@ class _Copy:
         return False
 
     def _tree(self, origin_top: int, source: str, goal_top: int, target: str, *, made: bool) -> None:
-        # Depth costs neither stack nor descriptors: each directory is opened anew, by the kernel, from the
-        # top.
+        # Depth costs neither stack nor descriptors: the kernel opens each directory anew from the top.
         pending, unfinished = [(".", made)], []
         while pending:
             relative, made = pending.pop()
@@ -306,15 +307,24 @@ class _Copy:
         self._skipped.append(Skipped(path=posixpath.normpath(path), reason=reason))
 
     def _leaf(self, fd: int, source: str, parent: int, target: str) -> None:
-        """Copy a pinned regular file or link: complete under another name, then renamed."""
-        temporary = f".{secrets.token_hex(8)}.lxcwrap"
+        """Copy a pinned regular file or link."""
         status = os.fstat(fd)
+        if stat.S_ISLNK(status.st_mode):
+            with self._replacing(parent, target) as name:
+                self._link(os.readlink("", dir_fd=fd), status, parent, name)
+            return
+        with self._origin.naming(source):
+            reader = os.open(reopened(fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with opened(reader), self._replacing(parent, target) as name:
+            self._file(reader, source, parent, name)
+
+    @contextmanager
+    def _replacing(self, parent: int, target: str) -> Iterator[str]:
+        """A name to make something under in `parent`, which is renamed to `target` when it is complete."""
+        temporary = f".{secrets.token_hex(8)}.lxcwrap"
         with self._goal.naming(target):
             try:
-                if stat.S_ISLNK(status.st_mode):
-                    self._link(fd, status, parent, temporary)
-                else:
-                    self._file(fd, source, parent, temporary)
+                yield temporary
                 with self._goal.creating():  # the kernel asks the same ids for a new name as for a new file
                     os.replace(temporary, posixpath.basename(target), src_dir_fd=parent, dst_dir_fd=parent)
             except BaseException:
@@ -322,22 +332,19 @@ class _Copy:
                     os.unlink(temporary, dir_fd=parent)
                 raise
 
-    def _link(self, fd: int, status: os.stat_result, parent: int, name: str) -> None:
+    def _link(self, text: str, status: os.stat_result, parent: int, name: str) -> None:
         with self._goal.creating():
-            os.symlink(os.readlink("", dir_fd=fd), name, dir_fd=parent)
+            os.symlink(text, name, dir_fd=parent)
         times = (status.st_atime_ns, status.st_mtime_ns)
         os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
 
-    def _file(self, fd: int, source: str, parent: int, name: str) -> None:
-        with self._origin.naming(source):
-            reader = os.open(reopened(fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with opened(reader):
-            with self._goal.creating():
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                writer = os.open(name, flags, 0o600, dir_fd=parent)
-            with opened(writer):
-                self._bytes += copy_data(reader, writer)
-                self._finish(writer, os.fstat(reader), user_attributes(reader), source)
+    def _file(self, reader: int, source: str, parent: int, name: str) -> None:
+        with self._goal.creating():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            writer = os.open(name, flags, 0o600, dir_fd=parent)
+        with opened(writer):
+            self._bytes += copy_data(reader, writer)
+            self._finish(writer, os.fstat(reader), user_attributes(reader), source)
         self._files += 1
 
     def _finish(self, fd: int, status: os.stat_result, attributes: Mapping[str, bytes], source: str) -> None:

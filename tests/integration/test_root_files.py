@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,9 @@ _PR_GET_DUMPABLE = 3
 
 
 @pytest.fixture
-def directory(roots: Path, request: pytest.FixtureRequest) -> Path:
-    path = roots / f"files-{request.node.name}"
-    path.mkdir()
-    return path
+def directory(roots: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=roots) as path:
+        yield Path(path)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from lxcwrap.copying import CopyResult, copy_in, copy_out
 from lxcwrap.errors import (
+    InvalidSpecError,
     PathDeniedError,
     PathError,
     PathIsDirectoryError,
@@ -155,14 +156,15 @@ def test_setuid_comes_in_and_never_out(root: FakeRoot, host: Path) -> None:
     assert stat.S_IMODE((host / "back/a").stat().st_mode) == 0o755
 
 
-def test_what_is_no_file_is_skipped_and_told(root: FakeRoot, host: Path) -> None:
+def test_what_is_no_file_is_skipped_and_told(
+    root: FakeRoot, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The copy of the rest is complete; asked for by itself it is an error."""
-    os.mkfifo(root.dir / "srv/www/fifo")
-    (root.dir / "srv/www/file").touch()
-    with socket.socket(socket.AF_UNIX) as sock, suppress(OSError):
-        os.chdir(root.dir / "srv/www")
+    monkeypatch.chdir(root.dir / "srv/www")  # the path of a socket is limited to 107 bytes
+    os.mkfifo("fifo")
+    Path("file").touch()
+    with socket.socket(socket.AF_UNIX) as sock:
         sock.bind("sock")
-    os.chdir("/")
     result = copy_out(root.open, "/srv/www", host / "out")
     assert (result.files, names(host / "out/www")) == (1, ["file"])
     assert {(item.path, item.reason) for item in result.skipped} == {
@@ -202,6 +204,31 @@ def test_a_failed_file_leaves_nothing(root: FakeRoot, host: Path, monkeypatch: p
         copy_in(root.open, host / "dist/a", "/srv/a")
     assert (caught.value.errno, caught.value.path) == (28, "/srv/a")
     assert names(root.dir / "srv") == ["a", "www"] and (root.dir / "srv/a").read_text() == "old"
+
+
+def test_errors_name_the_side_they_arose_on(
+    root: FakeRoot, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading the container is its error, writing the host the host's, and the other way round."""
+    (root.dir / "srv/file").touch()
+
+    def gone(_: int) -> str:
+        return "/nothing"
+
+    monkeypatch.setattr("lxcwrap.copying.reopened", gone)
+    with pytest.raises(PathNotFoundError) as inside:
+        copy_out(root.open, "/srv/file", host / "out")
+    assert inside.value.path == "/srv/file"
+    with pytest.raises(FileNotFoundError) as outside:
+        copy_in(root.open, host / "dist/a", "/srv")
+    assert outside.value.filename == str(host / "dist/a")
+    (host / "out/file").mkdir()
+    monkeypatch.undo()
+    with pytest.raises(IsADirectoryError) as written:
+        copy_out(root.open, "/srv/file", host / "out")
+    assert written.value.filename == str(host / "out/file")
+    with pytest.raises(InvalidSpecError):
+        copy_in(root.open, host / "dist/a", "/srv/\0")
 
 
 def test_a_directory_is_not_copied_into_itself(root: FakeRoot) -> None:
