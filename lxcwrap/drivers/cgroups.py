@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -39,7 +38,7 @@ __all__ = ["CgroupHost", "LimitError", "MissingController"]
 BASE = "lxcwrap"
 _SUPERVISOR = f"{BASE}/supervisor"
 _V1 = ("cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio", "pids")
-_ID = re.compile(r"[0-9a-f]{64}")
+_ID_LENGTH = 64  # no other directory of ours has a name so long
 _MS_RDONLY, _MS_NOSUID_NODEV_NOEXEC = 0x1, 0xE
 
 
@@ -236,7 +235,7 @@ class CgroupHost:
         """Ids of all containers that have cgroups, of all root directories."""
         paths = (BASE, f"{BASE}/monitor")
         names = (name for fd in self._hierarchies for path in paths for name in cgroupfs.children(fd, path))
-        return {name for name in names if _ID.fullmatch(name)}
+        return {name for name in names if len(name) == _ID_LENGTH}
 
     # --- limits ---
 
