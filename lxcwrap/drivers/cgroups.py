@@ -37,6 +37,7 @@ __all__ = ["CgroupHost", "LimitError", "MissingController"]
 
 BASE = "lxcwrap"
 _SUPERVISOR = f"{BASE}/supervisor"
+_NEW_BASE = f"{BASE}-new-"
 _V1 = ("cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio", "pids")
 _ID_LENGTH = 64  # no other directory of ours has a name so long
 _MS_RDONLY, _MS_NOSUID_NODEV_NOEXEC = 0x1, 0xE
@@ -164,8 +165,9 @@ class CgroupHost:
             return
         # A cpuset is empty at first, and then no process can enter. Others may make a child at once, so it
         # appears complete, by a rename.
-        name = f"{BASE}-new-{os.getpid()}"
-        os.mkdir(name, dir_fd=fd)
+        name = f"{_NEW_BASE}{os.getpid()}"
+        with suppress(FileExistsError):  # of a process killed here, that had our pid
+            os.mkdir(name, dir_fd=fd)
         try:
             for file in ("cpuset.cpus", "cpuset.mems"):
                 cgroupfs.write(fd, f"{name}/{file}", cgroupfs.read(fd, file))
@@ -350,8 +352,11 @@ class CgroupHost:
 
     def tidy(self) -> None:
         """Remove the directories that all containers share, unless they are in use."""
+        shared = (_SUPERVISOR, f"{BASE}/monitor", f"{BASE}/pivot/lxc.pivot", f"{BASE}/pivot", BASE)
         for fd in self._all_hierarchies():
-            for path in (_SUPERVISOR, f"{BASE}/monitor", f"{BASE}/pivot/lxc.pivot", f"{BASE}/pivot", BASE):
+            new = (name for name in cgroupfs.children(fd, ".") if name.startswith(_NEW_BASE))
+            killed = (name for name in new if not os.path.exists(f"/proc/{name.removeprefix(_NEW_BASE)}"))
+            for path in (*shared, *killed):
                 with suppress(OSError):
                     os.rmdir(path, dir_fd=fd)
 

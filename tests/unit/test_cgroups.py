@@ -335,6 +335,19 @@ def test_cpuset_base_appears_filled(v1: FakeKernel, block: Path) -> None:
     host.close()
 
 
+def test_killed_while_making_the_base(v1: FakeKernel, block: Path) -> None:
+    """Neither the next process with that pid stumbles over the remains, nor do they stay."""
+    host = CgroupHost(v1.base, block=block)
+    cpuset = v1.base / "cpuset"
+    for pid in (os.getpid(), 1 << 22):  # the latter is above pid_max
+        os.mkdir(f"lxcwrap-new-{pid}", dir_fd=host._by_controller["cpuset"])
+    host.prepare(ID, {})
+    assert host.remove(ID)
+    host.tidy()
+    assert [path for path in cpuset.iterdir() if path.is_dir()] == []
+    host.close()
+
+
 def test_v2_controllers_are_passed_down(v2: FakeKernel, block: Path) -> None:
     """Limits exist in a cgroup only when all above it pass the controller down."""
     host = CgroupHost(v2.base, block=block)
