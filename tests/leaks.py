@@ -59,14 +59,17 @@ def _links() -> Iterator[str]:
 
 def _cgroups(base: Path) -> Iterator[str]:
     for directory, _, _ in os.walk(CGROUPS):
-        if "lxcwrap" in directory and not _is_foreign(Path(directory), base):
+        if "lxcwrap" in directory and not _is_foreign(directory, base):
             yield f"cgroup {directory}"
 
 
-def _is_foreign(cgroup: Path, base: Path) -> bool:
-    """Whether a supervisor of another root directory lives in this cgroup or below it."""
-    lines = [_cmdline(pid) for procs in cgroup.rglob("cgroup.procs") for pid in _read(procs).split()]
-    return any("lxcwrap" in line and str(base) not in line for line in lines)
+def _is_foreign(cgroup: str, base: Path) -> bool:
+    """Whether a supervisor of another run lives in this cgroup or below it."""
+    for directory, _, _ in os.walk(cgroup):
+        commands = map(_cmdline, _read(Path(directory, "cgroup.procs")).split())
+        if any("lxcwrap" in command and str(base) not in command for command in commands):
+            return True
+    return False
 
 
 def _processes(base: Path) -> Iterator[str]:
