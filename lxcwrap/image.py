@@ -174,7 +174,8 @@ class Images:
 
     def load(self, path: StrPath, *, platform: str | None = None) -> builtins.list[Image]:
         """
-        Bring in the images of an OCI archive, an OCI layout directory or a ``docker save`` archive, with tags.
+        Bring in the images of an OCI archive, an OCI layout directory or a ``docker save`` archive, with
+        their tags.
 
         Its content shows which of these it is; archives and layers may be plain or compressed by gzip, xz
         or zstd. Of an image for several platforms that for `platform` is taken, by default this machine's.

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ _PACKAGE: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?([=/][A-Za-z0-9
 _MIRROR: Final = re.compile(r"(https?|ftp|file|copy):/[!-~]+")
 _POCKETS: Final = ("", "-updates", "-security", "/updates")
 _PASSED_ON: Final = re.compile(r"(https?|ftp|no)_proxy|TMPDIR|SOURCE_DATE_EPOCH|APT_CONFIG", re.IGNORECASE)
+# mmdebstrap copies these from this machine, whose name and name servers are nobody's business.
+_FORGET_HOST: Final = '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"'
 _LOG_TAIL: Final = 2000
 
 
@@ -65,10 +68,17 @@ def bootstrap(
         store.adding() as addition,
     ):
         sources = [f"deb {mirror} {suite} main"] if mirror else write_sources(suite, _APT, Path(directory))
-        argv = [program, *_options(packages), suite, "-", *sources]
-        with _running(argv) as tar:
+        options = _options(packages)
+        made_by = " ".join(["mmdebstrap", *options, suite])  # without the name of a temporary file
+        with _running([program, *options, _FORGET_HOST, suite, "-", *sources]) as tar:
             return add_rootfs(
-                addition, tar, config, references, what=f"mmdebstrap {suite}", created_by=" ".join(argv[1:])
+                addition,
+                _with_dev(tar),
+                config,
+                references,
+                what=f"mmdebstrap {suite}",
+                created_by=made_by,
+                compress=True,
             )
 
 
@@ -87,8 +97,16 @@ def _check(suite: str, packages: Iterable[str], mirror: str | None) -> None:
         raise InvalidSpecError(f"mirror {mirror!r}: write it as 'http://deb.debian.org/debian'")
 
 
+def _with_dev(tar: BinaryIO) -> Iterator[bytes]:
+    """The tar with an empty /dev: the one mmdebstrap would write holds device nodes, as no image should."""
+    directory = tarfile.TarInfo("./dev")
+    directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+    yield directory.tobuf()
+    while chunk := tar.read(1 << 20):
+        yield chunk
+
+
 def _options(packages: Sequence[str]) -> list[str]:
-    # Device nodes would be refused in a user namespace, and a container gets its own /dev anyway.
     options = ["--mode=root", "--variant=minbase", "--format=tar", "--skip=output/dev"]
     return [*options, f"--include={','.join(packages)}"] if packages else options
 

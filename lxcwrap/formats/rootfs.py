@@ -59,9 +59,10 @@ def add_rootfs(
     *,
     what: str,
     created_by: str,
+    compress: bool = False,
 ) -> str:
-    """Add the image of `config` with the tar that is read from `source` as its layer; its id."""
-    layer = ingest_layer(addition.blobs, source, what=what)
+    """Add the image of `config` with the tar `source` as its layer; its id. compress: a plain one, too."""
+    layer = ingest_layer(addition.blobs, source, what=what, compress=compress)
     created = build_time()
     complete = evolve(
         config,
