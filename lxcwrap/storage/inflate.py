@@ -43,6 +43,7 @@ _MAGIC = (
     (b"BZh", None),
 )
 _MAGIC_SIZE = 6
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # a frame that holds no content may come first (RFC 8878, 3.1.2)
 
 
 class PlainStream:
@@ -60,6 +61,7 @@ class PlainStream:
         self._blob_hash = hashlib.sha256()
         self._plain_hash = hashlib.sha256()
         self.bytes_read = 0
+        self.source_error: OSError | None = None
         self.tee: Callable[[bytes], object] | None = None
         self._source = _read(source)
         self._head = b""
@@ -99,15 +101,21 @@ class PlainStream:
                 yield chunk
 
     def _stored(self) -> Chunks:
-        with closing(self._source):
-            for chunk in _chain(self._head, self._source):
-                self._blob_hash.update(chunk)
-                self.bytes_read += len(chunk)
-                if self.tee:
-                    self.tee(chunk)
-                yield chunk
+        try:
+            with closing(self._source):
+                for chunk in _chain(self._head, self._source):
+                    self._blob_hash.update(chunk)
+                    self.bytes_read += len(chunk)
+                    if self.tee:
+                        self.tee(chunk)
+                    yield chunk
+        except OSError as error:
+            self.source_error = error
+            raise
 
     def _detect(self, head: bytes) -> Compression:
+        if head[1:4] == _ZSTD_SKIPPABLE and head[0] & 0xF0 == 0x50:
+            return Compression.ZSTD
         for magic, compression in _MAGIC:
             if head.startswith(magic):
                 if compression is None:

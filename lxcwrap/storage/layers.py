@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from ..digests import Digest
 from ..drivers.paths import syncfs
-from ..errors import DigestMismatchError, FormatError
+from ..errors import DigestMismatchError, FormatError, KernelError
 from ..oci import OCI_LAYER
 from .blobs import BlobStore
 from .inflate import Compression, PlainStream, Source, gzip_tee
@@ -85,7 +85,11 @@ class LayerStore:
         ):
             try:
                 unpack_tar(TarReader(_reporting(stream, progress)), draft_fd)
-            except FormatError as error:
+            except (FormatError, KernelError) as error:
+                if stream.source_error is not None:
+                    raise stream.source_error from None
+                if isinstance(error, KernelError) or error.what == what:
+                    raise
                 raise FormatError(f"{what}: {error.what}", error.reason) from error
             _verify(what, blob_digest, stream.digest)
             _verify(f"{what}, unpacked", diff_id, stream.diff_id)

@@ -284,7 +284,8 @@ class TarReader:
 
 
 def _check_sum(header: bytes) -> None:
-    told = field_number(header, 148, 156)
+    digits = header[148:156].strip(b" \0")
+    told = int(digits, 8) if digits.isdigit() and not digits.translate(None, b"01234567") else -1
     rest = header[:148] + b"        " + header[156:]
     # Some old tars added up signed characters.
     if told != sum(rest) and told != sum(rest) - 256 * sum(byte > 127 for byte in rest):
