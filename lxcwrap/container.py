@@ -31,6 +31,7 @@ from .specs import (
 )
 from .storage.logreader import read_lines, read_text
 from .storage.upperdiff import changes
+from .supervisor.plan import mount_points
 
 if TYPE_CHECKING:
     from .supervisor.records import Record
@@ -98,7 +99,11 @@ class Container:
     def oom_killed(self) -> bool:
         """Whether the kernel killed one of its processes for want of memory, in its last run or until now."""
         run = self._look()
-        return self._machinery.cgroups.oom_kills(self._id) > 0 if run.state.is_alive else bool(run.exit.get("oom_killed"))
+        return (
+            self._machinery.cgroups.oom_kills(self._id) > 0
+            if run.state.is_alive
+            else bool(run.exit.get("oom_killed"))
+        )
 
     @property
     def error(self) -> str | None:
@@ -176,10 +181,13 @@ class Container:
         """Give it another name, at any time. Raises NameInUseError."""
         check_name(name)
         with self._machinery.state.transaction() as change:
-            if change.execute("SELECT 1 FROM containers WHERE name = ? AND id != ?", (name, self._id)).fetchone():
+            if change.execute(
+                "SELECT 1 FROM containers WHERE name = ? AND id != ?", (name, self._id)
+            ).fetchone():
                 raise NameInUseError("container", name)
             change.execute(
-                "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?", (name, name, self._id)
+                "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?",
+                (name, name, self._id),
             )
 
     def update(self, limits: Limits) -> None:
@@ -210,7 +218,16 @@ class Container:
         (the command is killed; what it wrote is on the error), WrongStateError when the container does not run.
         """
         return inside.execute(
-            self._machinery, self._id, argv, sh, input=input, env=env, user=user, cwd=cwd, timeout_s=timeout_s, check=check
+            self._machinery,
+            self._id,
+            argv,
+            sh,
+            input=input,
+            env=env,
+            user=user,
+            cwd=cwd,
+            timeout_s=timeout_s,
+            check=check,
         )
 
     def popen(
@@ -231,7 +248,16 @@ class Container:
         Raises WrongStateError when the container does not run.
         """
         return inside.popen(
-            self._machinery, self._id, argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, user=user, cwd=cwd, tty=tty
+            self._machinery,
+            self._id,
+            argv,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            user=user,
+            cwd=cwd,
+            tty=tty,
         )
 
     def attach(
@@ -261,7 +287,7 @@ class Container:
 
     def path(self, path: str) -> ContainerPath:
         """A path inside, to be used as a `pathlib.Path`. Works on running and on stopped containers."""
-        return ContainerPath(self._open_root, path)
+        return ContainerPath(self._open_root, path, container=self.name)
 
     def copy_in(self, source: StrPath, target: str) -> CopyResult:
         """Copy a file or directory of the host into the container, as `docker cp`; it belongs to root inside."""
@@ -273,8 +299,8 @@ class Container:
 
     def diff(self) -> tuple[Change, ...]:
         """What was added, modified and deleted since it was made from its image, by path."""
-        plan = self._machinery.records(self._id).read("plan") or {}
-        own = {*plan.get("files", ()), *(mount["target"] for mount in plan.get("mounts", ()))}
+        plan = self._machinery.records(self._id).read("plan")
+        own = mount_points(plan) if plan else ()
         upper = self._machinery.bundle(self._id) / "upper"
         return changes(upper, self._machinery.image_store.lower_dirs(self.image.id), ignore=own)
 
@@ -324,25 +350,27 @@ class Container:
 
     def stats(self) -> Stats:
         """What it uses now. Raises WrongStateError when it does not run."""
-        from . import stats
+        from .stats import read
 
         run = self._require("take statistics of", State.RUNNING, State.PAUSED)
-        return stats.read(self._machinery.cgroups, self._id, run.run["init_pid"])
+        return read(self._machinery.cgroups, self._id, run.run["init_pid"])
 
     def top(self) -> tuple[Process, ...]:
         """Its processes now, PID 1 first. Raises WrongStateError when it does not run."""
-        from . import stats
+        from .stats import processes
 
         self._require("list the processes of", State.RUNNING, State.PAUSED)
         slot = lifecycle.row(self._machinery, self._id)["slot"]
-        return stats.processes(self._machinery.cgroups, self._id, self._machinery.idmap(slot))
+        return processes(self._machinery.cgroups, self._id, self._machinery.idmap(slot))
 
     # --- as a value ---
 
     def __enter__(self) -> Container:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         lifecycle.discard(self._machinery, self._id)
 
     def __eq__(self, other: object) -> bool:
@@ -367,5 +395,3 @@ def _moment(timestamp: float | None) -> datetime | None:
 
 def _code(record: Record) -> int | None:
     return record.get("exit_code")
-
-

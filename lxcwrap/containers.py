@@ -13,8 +13,14 @@ from typing import TypeVar, Unpack
 from . import lifecycle
 from .container import Container
 from .drivers.pidfd import start_time
-from .drivers.seccomp import init_dir
-from .errors import ContainerNotFoundError, ImageNotFoundError, NameInUseError, TimeoutExpired, WrongStateError
+from .drivers.seccomp import ensure_profile, init_dir
+from .errors import (
+    ContainerNotFoundError,
+    ImageNotFoundError,
+    NameInUseError,
+    TimeoutExpired,
+    WrongStateError,
+)
 from .execution import DEVNULL, PIPE, Streams, Transfer, checked
 from .image import Image, Images
 from .ids import IdMap
@@ -73,7 +79,9 @@ class Containers:
 
     def list(self, *, state: State | None = None) -> list[Container]:
         """All containers, or those in `state`; the newest first."""
-        rows = self._machinery.state.connection.execute("SELECT id FROM containers ORDER BY created_at DESC, id")
+        rows = self._machinery.state.connection.execute(
+            "SELECT id FROM containers ORDER BY created_at DESC, id"
+        )
         found = [Container(self._machinery, row["id"]) for row in rows]
         return found if state is None else [container for container in found if _state(container) == state]
 
@@ -92,7 +100,8 @@ class Containers:
 
         Raises ImageNotFoundError, InvalidSpecError, NameInUseError; then nothing was made.
         """
-        return Container(self._machinery, self._create(image, argv, sh, options, auto_remove=auto_remove).id)
+        container_id, _ = self._create(image, argv, sh, options, auto_remove=auto_remove)
+        return Container(self._machinery, container_id)
 
     def launch(
         self,
@@ -135,7 +144,9 @@ class Containers:
         streams = Streams(DEVNULL if input is None else PIPE, PIPE, PIPE)
         try:
             with lifecycle.begin(self._machinery, container_id, streams) as conversation:
-                transfer = Transfer(streams.files.get("stdin"), streams.files["stdout"], streams.files["stderr"], input)
+                transfer = Transfer(
+                    streams.files.get("stdin"), streams.files["stdout"], streams.files["stderr"], input
+                )
                 ended = self._until_end(conversation, transfer, container_id, spec, timeout_s)
         except BaseException:
             lifecycle.discard(self._machinery, container_id)
@@ -157,7 +168,12 @@ class Containers:
         return checked(done, spec.name, check=check)
 
     def _until_end(
-        self, conversation: Conversation, transfer: Transfer, container_id: str, spec: ContainerSpec, timeout_s: float | None
+        self,
+        conversation: Conversation,
+        transfer: Transfer,
+        container_id: str,
+        spec: ContainerSpec,
+        timeout_s: float | None,
     ) -> Record:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         answers: list[Record] = []
@@ -172,7 +188,9 @@ class Containers:
         try:
             transfer.run(deadline, conversation, has_ended)
             while not ended():
-                if not conversation.ready(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                if not conversation.ready(
+                    None if deadline is None else max(0.0, deadline - time.monotonic())
+                ):
                     raise TimeoutExpired("", 0.0)
                 has_ended()
         except TimeoutExpired:
@@ -181,7 +199,9 @@ class Containers:
                 has_ended()
             stdout, stderr = transfer.result()
             what = f"run of {list(spec.argv)!r}"
-            raise TimeoutExpired(what, timeout_s or 0.0, stdout.decode(errors="replace"), stderr.decode(errors="replace")) from None
+            raise TimeoutExpired(
+                what, timeout_s or 0.0, stdout.decode(errors="replace"), stderr.decode(errors="replace")
+            ) from None
         return answers[-1]
 
     def prune(self) -> list[str]:
@@ -196,12 +216,20 @@ class Containers:
         return removed
 
     def _create(
-        self, image: str | Image, argv: Sequence[str] | None, sh: str | None, options: ContainerOptions, *, auto_remove: bool
+        self,
+        image: str | Image,
+        argv: Sequence[str] | None,
+        sh: str | None,
+        options: ContainerOptions,
+        *,
+        auto_remove: bool,
     ) -> tuple[str, ContainerSpec]:
         machinery = self._machinery
         container_id = secrets.token_hex(32)
         found = self._images.resolve(image)
-        spec = make_spec(found.id, found.config, argv, sh, options, container_id=container_id, auto_remove=auto_remove)
+        spec = make_spec(
+            found.id, found.config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
+        )
         slot = self._record(container_id, spec)
         try:
             self._furnish(container_id, spec, machinery.idmap(slot))
@@ -219,7 +247,16 @@ class Containers:
                 raise NameInUseError("container", spec.name)
             slot: int | None = None if spec.security.privileged else change.execute(_FREE_SLOT).fetchone()[0]
             me = os.getpid()
-            values = (container_id, spec.name, spec.image_id, slot, spec_to_json(spec), time.time(), me, start_time(me))
+            values = (
+                container_id,
+                spec.name,
+                spec.image_id,
+                slot,
+                spec_to_json(spec),
+                time.time(),
+                me,
+                start_time(me),
+            )
             try:
                 change.execute("INSERT INTO containers VALUES (?, ?, ?, 'creating', ?, ?, ?, ?, ?)", values)
             except sqlite3.IntegrityError:
@@ -227,7 +264,9 @@ class Containers:
         return slot
 
     def _furnish(self, container_id: str, spec: ContainerSpec, idmap: IdMap) -> None:
-        machinery, kept = self._machinery, capabilities(spec.security)
+        machinery, security = self._machinery, spec.security
+        kept, cache = capabilities(security), machinery.root.cache
+        by_liblxc = security.seccomp and not security.privileged and not security.no_new_privs
         bundle = machinery.bundle(container_id)
         bundle.mkdir(mode=0o711)
         bundle.chmod(0o711)
@@ -242,7 +281,8 @@ class Containers:
             root=machinery.root.path,
             idmap=idmap,
             lowers=machinery.image_store.lower_dirs(spec.image_id),
-            init_dir=init_dir(machinery.root.cache, kept, uses_own_filter(spec.security)),
+            init_dir=init_dir(cache, kept, uses_own_filter(security)),
+            profile=ensure_profile(cache, kept) if by_liblxc else None,
         )
         machinery.records(container_id).write("plan", plan)
 

@@ -87,7 +87,9 @@ class Popen:
     pid: its process id as the host sees it.  tty: the master of its terminal where ``tty=True`` was asked for.
     """
 
-    def __init__(self, argv: Sequence[str], container: str, conversation: Conversation, streams: Streams) -> None:
+    def __init__(
+        self, argv: Sequence[str], container: str, conversation: Conversation, streams: Streams
+    ) -> None:
         self.argv = tuple(argv)
         self.container = container
         self.stdin = streams.files.get("stdin")
@@ -128,7 +130,9 @@ class Popen:
         self._close_conversation()
         error, code = answer.get("error"), answer.get("exit_code")
         if code is None:
-            raise SupervisorError(f"{self.container}: {list(self.argv)!r}", str(error or "its exit code is unknown"))
+            raise SupervisorError(
+                f"{self.container}: {list(self.argv)!r}", str(error or "its exit code is unknown")
+            )
         self._exit_code = int(str(code))
         self.oom_killed = bool(answer.get("oom_killed"))
 
@@ -183,7 +187,9 @@ class Popen:
             raise ExecError("resize: the command has no terminal; start it with tty=True")
         fcntl.ioctl(self.tty, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def communicate(self, input: bytes | str | None = None, timeout_s: float | None = None) -> tuple[bytes, bytes]:
+    def communicate(
+        self, input: bytes | str | None = None, timeout_s: float | None = None
+    ) -> tuple[bytes, bytes]:
         """Send `input`, read stdout and stderr to their end, wait. Raises TimeoutExpired with what was read so far."""
         transfer = Transfer(self.stdin, self.stdout, self.stderr, input)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -193,7 +199,9 @@ class Popen:
             self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except TimeoutExpired:
             stdout, stderr = transfer.result()
-            raise TimeoutExpired(f"{self.container}: {list(self.argv)!r}", timeout_s or 0.0, stdout, stderr) from None
+            raise TimeoutExpired(
+                f"{self.container}: {list(self.argv)!r}", timeout_s or 0.0, stdout, stderr
+            ) from None
         return transfer.result()
 
     def close(self) -> None:
@@ -210,7 +218,9 @@ class Popen:
     def __enter__(self) -> Popen:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for file in (self.stdin, self.stdout, self.stderr):
             if file is not None:
                 with suppress(BrokenPipeError):
@@ -231,7 +241,11 @@ class Transfer:
     """Input to and output from a process, until it has ended or closed both outputs."""
 
     def __init__(
-        self, stdin: IO[bytes] | None, stdout: IO[bytes] | None, stderr: IO[bytes] | None, data: bytes | str | None
+        self,
+        stdin: IO[bytes] | None,
+        stdout: IO[bytes] | None,
+        stderr: IO[bytes] | None,
+        data: bytes | str | None,
     ) -> None:
         self._input = memoryview(data.encode() if isinstance(data, str) else data or b"")
         self._chunks: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
@@ -246,7 +260,9 @@ class Transfer:
             selector.register(conversation, selectors.EVENT_READ)
             ended = False
             while len(selector.get_map()) > (0 if ended else 1):
-                remaining = 0.0 if ended else None if deadline is None else max(0.0, deadline - time.monotonic())
+                remaining = (
+                    0.0 if ended else None if deadline is None else max(0.0, deadline - time.monotonic())
+                )
                 events = selector.select(remaining)
                 if not events:
                     if ended:
@@ -281,7 +297,11 @@ class Transfer:
     def _write(self) -> bool:
         assert self._stdin is not None
         try:
-            self._input = self._input[os.write(self._stdin.fileno(), self._input[:_CHUNK]) :] if self._input else self._input
+            self._input = (
+                self._input[os.write(self._stdin.fileno(), self._input[:_CHUNK]) :]
+                if self._input
+                else self._input
+            )
         except BlockingIOError:
             return True
         except BrokenPipeError:
@@ -295,5 +315,7 @@ class Transfer:
 def checked(done: Completed, container: str, *, check: bool) -> Completed:
     """`done`, or CommandFailedError when it was to be checked and did not end with 0."""
     if check and done.exit_code != 0:
-        raise CommandFailedError(done.argv, done.exit_code, done.stdout, done.stderr, container, done.oom_killed)
+        raise CommandFailedError(
+            done.argv, done.exit_code, done.stdout, done.stderr, container, done.oom_killed
+        )
     return done

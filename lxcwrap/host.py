@@ -39,7 +39,9 @@ class Host:
 
     def __init__(self, root: StrPath | None = None) -> None:
         if os.geteuid() != 0:
-            raise UnsupportedError("lxcwrap needs root, to set up namespaces, mounts and cgroups", "run this with sudo")
+            raise UnsupportedError(
+                "lxcwrap needs root, to set up namespaces, mounts and cgroups", "run this with sudo"
+            )
         self._machinery = Machinery(root or os.environ.get("LXCWRAP_ROOT") or DEFAULT_ROOT)
         self._machinery.clean()
 
@@ -74,7 +76,9 @@ class Host:
     def __enter__(self) -> Host:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -58,7 +58,9 @@ def popen(
         "stdio": streams.names,
     }
     try:
-        conversation = machinery.supervisor.ask(message, streams.fds, what=f"exec of {list(words)!r} in {spec.name}")
+        conversation = machinery.supervisor.ask(
+            message, streams.fds, what=f"exec of {list(words)!r} in {spec.name}"
+        )
         streams.sent()
         return Popen(words, spec.name, conversation, streams)
     except BaseException:
@@ -97,7 +99,16 @@ def execute(
     began = time.monotonic()
     stdin = None if input is None else PIPE
     with popen(
-        machinery, container_id, words, stdin=stdin, stdout=PIPE, stderr=PIPE, env=env, user=user, cwd=cwd, tty=False
+        machinery,
+        container_id,
+        words,
+        stdin=stdin,
+        stdout=PIPE,
+        stderr=PIPE,
+        env=env,
+        user=user,
+        cwd=cwd,
+        tty=False,
     ) as process:
         try:
             stdout, stderr = process.communicate(input, timeout_s)
@@ -138,7 +149,16 @@ def attach(
         raise ExecError("attach: stdin is no terminal; use exec() or popen()")
     term = {"TERM": os.environ.get("TERM", "xterm")}
     with popen(
-        machinery, container_id, argv, stdin=None, stdout=None, stderr=None, env={**term, **(env or {})}, user=user, cwd=cwd, tty=True
+        machinery,
+        container_id,
+        argv,
+        stdin=None,
+        stdout=None,
+        stderr=None,
+        env={**term, **(env or {})},
+        user=user,
+        cwd=cwd,
+        tty=True,
     ) as process:
         before = termios.tcgetattr(keyboard)
         try:
@@ -195,13 +215,17 @@ def _pass(source: int, target: int) -> bool:
 
 
 def call(
-    machinery: Machinery, container_id: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    machinery: Machinery,
+    container_id: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> Any:
     from .supervisor import call as calling
 
     spec = _running(machinery, container_id, "call in")
     payload = calling.encode_call(function, args, kwargs)
-    name = getattr(function, "__qualname__", repr(function))
+    name = calling.function_name(function)
     payload_fd = os.memfd_create("lxcwrap-call", os.MFD_CLOEXEC)
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
@@ -216,15 +240,17 @@ def call(
             "seccomp": _filter(machinery, spec).hex(),
             "stdio": [],
         }
-        conversation = machinery.supervisor.ask(message, [payload_fd, writer], what=f"call of {name} in {spec.name}")
+        conversation = machinery.supervisor.ask(
+            message, [payload_fd, writer], what=f"call of {name} in {spec.name}"
+        )
         os.close(writer)
         writer = -1
         with conversation, os.fdopen(reader, "rb") as results:
             reader = -1
-            data = results.read()
+            data = results.read(calling.MAX_RESULT + 9)
             if not data:
                 raise CallError(name, _why(conversation))
-        return calling.decode_result(data)
+        return calling.decode_result(data, name)
     finally:
         for fd in (payload_fd, reader, writer):
             if fd >= 0:
@@ -239,7 +265,10 @@ def _why(conversation: Any) -> str:
             for fd in fds:
                 os.close(fd)
             if answer["event"] == "exited":
-                return str(answer.get("error") or f"its process ended with exit code {answer['exit_code']} and no result")
+                return str(
+                    answer.get("error")
+                    or f"its process ended with exit code {answer['exit_code']} and no result"
+                )
     return "its process was killed"
 
 

@@ -62,7 +62,7 @@ def look(machinery: Machinery, container_id: str) -> Run:
     if ended is not None:
         return Run(State.STOPPED, run, ended)
     if run:
-        if not records.is_held():
+        if start_time(run["monitor"]) != run["monitor_start"]:
             # Its monitor was killed, or has ended between the two reads.
             return Run(State.STOPPED, run, records.read("exit") or {})
         frozen = machinery.cgroups.is_frozen(container_id)
@@ -71,12 +71,16 @@ def look(machinery: Machinery, container_id: str) -> Run:
     return Run(State.CREATING if phase == "creating" else State.CREATED, {}, {})
 
 
-def begin(machinery: Machinery, container_id: str, streams: Streams, *, tty_to_caller: bool = False) -> Conversation:
+def begin(
+    machinery: Machinery, container_id: str, streams: Streams, *, tty_to_caller: bool = False
+) -> Conversation:
     """Ask for a start; the conversation tells how it goes. The caller's `streams` become those of the main process."""
     plan = machinery.records(container_id).read("plan")
     if plan is None:
         row(machinery, container_id)
-        raise StartError(container_id[:12], "its directory is damaged: plan.json is missing; remove the container")
+        raise StartError(
+            container_id[:12], "its directory is damaged: plan.json is missing; remove the container"
+        )
     plan["tty_to_caller"] = tty_to_caller
     message = {"op": "launch", "plan": plan, "stdio": streams.names}
     try:
@@ -107,7 +111,11 @@ def explain_exec(text: str, machinery: Machinery, container_id: str) -> str:
     """What init reported, in words: an errno and the stage it was at."""
     number, _, stage = text.partition(" ")
     spec = spec_of(machinery, container_id)
-    what = {"exec": f"command {spec.argv[0]!r}", "user": f"user {spec.user!r}", "cwd": f"directory {spec.cwd!r}"}
+    what = {
+        "exec": f"command {spec.argv[0]!r}",
+        "user": f"user {spec.user!r}",
+        "cwd": f"directory {spec.cwd!r}",
+    }
     return f"{what.get(stage, stage)}: {os.strerror(int(number))}"
 
 
@@ -215,7 +223,9 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
             raise KernelError(error.errno or 0, str(error.strerror)) from error
     records = machinery.records(container_id)
     plan = records.read("plan") or {}
-    records.write("plan", {**plan, "limits": {key: value for key, value in asdict(merged).items() if value is not None}})
+    records.write(
+        "plan", {**plan, "limits": {key: value for key, value in asdict(merged).items() if value is not None}}
+    )
     with machinery.state.transaction() as change:
         text = spec_to_json(evolve(spec, limits=merged))
         change.execute("UPDATE containers SET spec = ? WHERE id = ?", (text, container_id))
@@ -243,7 +253,9 @@ def _await_teardown(machinery: Machinery, container_id: str) -> None:
     except FileNotFoundError:
         pass  # never started, or removed by its monitor
     except BlockingIOError:
-        raise SupervisorError(f"the monitor of {container_id[:12]} does not end", "see monitor in its run.json") from None
+        raise SupervisorError(
+            f"the monitor of {container_id[:12]} does not end", "see monitor in its run.json"
+        ) from None
 
 
 def discard(machinery: Machinery, container_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .storage.root import RootDir
 from .storage.state import State
 from .supervisor.client import Supervisor
 from .supervisor.records import Records
+from .supervisor.undertaker import bury, is_settled
 
 _RANGES = (LAST_BASE - FIRST_BASE) // RANGE_SIZE
 
@@ -50,7 +52,9 @@ class Machinery:
 
     def clean(self) -> None:
         """Find and clear what killed processes left: half-made and half-removed containers, runs without an end."""
-        rows = self.state.connection.execute("SELECT id, phase, owner_pid, owner_start FROM containers").fetchall()
+        rows = self.state.connection.execute(
+            "SELECT id, phase, owner_pid, owner_start FROM containers"
+        ).fetchall()
         known = set()
         for row in rows:
             known.add(row["id"])
@@ -59,7 +63,11 @@ class Machinery:
             elif row["phase"] == "created":
                 self._close_run(row["id"])
         for name in os.listdir(self.root.containers):
-            if name not in known and not Records(self.root.containers / name).is_held() and not self._has_row(name):
+            if (
+                name not in known
+                and not Records(self.root.containers / name).is_held()
+                and not self._has_row(name)
+            ):
                 self._discard(name)
         self.root.empty_trash()
 
@@ -68,19 +76,11 @@ class Machinery:
         return self.state.connection.execute(query, (container_id,)).fetchone() is not None
 
     def _close_run(self, container_id: str) -> None:
-        """A run whose monitor was killed has no end on record: give it one."""
-        records = self.records(container_id)
-        if records.read("run") is None or records.read("exit") is not None:
-            return
-        try:
-            lock = records.hold(0)
-        except (BlockingIOError, FileNotFoundError):
-            return  # it runs, or was removed just now
-        try:
-            if records.read("run") and not records.read("exit"):
-                records.close_orphan(self.cgroups)
-        finally:
-            os.close(lock)
+        """A run whose monitor was killed has no end on record: give it one, and clear its remains."""
+        plan = self.records(container_id).read("plan")
+        if plan and not is_settled(plan, self.cgroups):
+            with suppress(BlockingIOError, FileNotFoundError):  # it runs, or was removed just now
+                bury(plan, self.cgroups, None, timeout_s=0)
 
     def forget(self, container_id: str) -> None:
         """Remove a container that does not run, whatever is left of it; the record goes last."""
@@ -92,7 +92,6 @@ class Machinery:
         self.cgroups.kill_all(container_id)
         self.cgroups.remove(container_id)
         self.root.discard(self.bundle(container_id))
-
 
     def close(self) -> None:
         self.state.close()

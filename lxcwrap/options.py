@@ -92,7 +92,8 @@ def make_spec(
         cap_add=_capabilities(options.get("cap_add", ())),
         cap_drop=_capabilities(options.get("cap_drop", ())),
         devices=tuple(
-            Device(path=device) if isinstance(device, str) else device for device in options.get("devices", ())
+            Device(path=device) if isinstance(device, str) else device
+            for device in options.get("devices", ())
         ),
         **{key: options[key] for key in _SECURITY if key in options},  # type: ignore[literal-required]  # keys of the TypedDict
     )
@@ -139,7 +140,11 @@ def _command(
 
 
 def _image_env(config: ImageConfig) -> dict[str, str]:
-    return dict(entry.partition("=")[::2] for entry in config.env) if not isinstance(config.env, Mapping) else dict(config.env)
+    return (
+        dict(entry.partition("=")[::2] for entry in config.env)
+        if not isinstance(config.env, Mapping)
+        else dict(config.env)
+    )
 
 
 def _capabilities(names: Sequence[str]) -> tuple[str, ...]:

@@ -85,7 +85,9 @@ def check_argv(argv: Sequence[str] | None, what: str = "command") -> tuple[str, 
     if argv is None:
         return None
     if isinstance(argv, str | bytes):
-        raise TypeError(f"{what} must be a list of strings, not {type(argv).__name__}; for a shell line use sh=")
+        raise TypeError(
+            f"{what} must be a list of strings, not {type(argv).__name__}; for a shell line use sh="
+        )
     words = tuple(os.fspath(word) for word in argv)
     for word in words:
         if not isinstance(word, str):
@@ -104,7 +106,9 @@ def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
         if not isinstance(key, str) or not isinstance(value, str | int | float):
             raise TypeError(f"env: {key!r}={value!r}: names and values must be strings")
         if not key or "=" in key or "\0" in key or "\n" in key or "\0" in str(value):
-            raise InvalidSpecError(f"env: {key!r}={value!r}: '=', newlines in names and NUL bytes cannot be in an environment")
+            raise InvalidSpecError(
+                f"env: {key!r}={value!r}: '=', newlines in names and NUL bytes cannot be in an environment"
+            )
         result[key] = str(value)
     return result
 
@@ -172,7 +176,9 @@ class Mount:
     def __attrs_post_init__(self) -> None:
         parts = PurePosixPath(self.target).parts
         if self.target == "/" or parts[1] in ("proc", "sys") or parts[1:3] == ("dev", ".lxcwrap"):
-            raise InvalidSpecError(f"mount target {self.target!r}: /, /proc, /sys and /dev/.lxcwrap are the container's own")
+            raise InvalidSpecError(
+                f"mount target {self.target!r}: /, /proc, /sys and /dev/.lxcwrap are the container's own"
+            )
 
     @classmethod
     def bind(cls, source: StrPath, target: StrPath, *, read_only: bool = False, exec: bool = True) -> Mount:
@@ -186,14 +192,18 @@ class Mount:
         return cls(kind="bind", source=path, target=os.fspath(target), read_only=read_only, exec=exec)
 
     @classmethod
-    def tmpfs(cls, target: StrPath, *, size: int | str | None = None, mode: int = 0o1777, exec: bool = False) -> Mount:
+    def tmpfs(
+        cls, target: StrPath, *, size: int | str | None = None, mode: int = 0o1777, exec: bool = False
+    ) -> Mount:
         """An empty file system in memory, gone when the container stops. `size` in bytes or text; None: half the memory."""
         return cls(kind="tmpfs", target=os.fspath(target), size=size, mode=mode, exec=exec)
 
     @classmethod
     def volume(cls, source: str, target: StrPath, *, read_only: bool = False) -> Mount:
         """The named volume `source` at `target`."""
-        return cls(kind="volume", source=check_name(source, "volume"), target=os.fspath(target), read_only=read_only)
+        return cls(
+            kind="volume", source=check_name(source, "volume"), target=os.fspath(target), read_only=read_only
+        )
 
 
 @frozen(kw_only=True)

@@ -202,6 +202,10 @@ class CgroupHost:
             for fd in self._hierarchies:
                 cgroupfs.move_self(fd, f"{BASE}/{container_id}")
 
+    def exists(self, container_id: str) -> bool:
+        """Whether the container has cgroups."""
+        return any(os.access(f"{BASE}/{container_id}", os.F_OK, dir_fd=fd) for fd in self._hierarchies)
+
     def entry_fds(self, container_id: str) -> list[int]:
         """Descriptors: a process with one thread that writes ``0`` to each is in the container's cgroups.
 

@@ -65,7 +65,9 @@ class LxcDriver:
     def _container(self, name: str) -> Any:
         return _lxc.Container(name, self._lxc_path)
 
-    def start(self, name: str, config: Sequence[tuple[str, str]], argv: Sequence[str], *, keep_fds: Collection[int]) -> int:
+    def start(
+        self, name: str, config: Sequence[tuple[str, str]], argv: Sequence[str], *, keep_fds: Collection[int]
+    ) -> int:
         """Start in the foreground and return, when init has ended, its exit code (128+signal if killed).
 
         The process' own 0, 1, 2 and `keep_fds` become init's. Raises StartRefused.
@@ -106,7 +108,7 @@ class LxcDriver:
         if callable(run):
             pid = container.attach(run, None, **options)
         else:
-            pid = container.attach(_lxc.attach_run_command, tuple(run), **options)
+            pid = container.attach(_lxc.attach_run_command, (run[0], list(run)), **options)
         if pid < 0:
             raise AttachRefused(name)
         return int(pid)
@@ -120,7 +122,9 @@ def _append(container: Any, key: str, value: str) -> None:
 def _check_rootfs(container: Any, expected: str) -> None:
     actual = container.get_config_item("lxc.rootfs.path")
     if not expected or actual not in (expected, expected.removeprefix("dir:")):
-        raise StartRefused(f"lxc.rootfs.path is {actual!r}, expected {expected!r}: the host's root would be used")
+        raise StartRefused(
+            f"lxc.rootfs.path is {actual!r}, expected {expected!r}: the host's root would be used"
+        )
 
 
 def _error_num(container: Any, name: str) -> int:
@@ -144,5 +148,3 @@ def _close_on_exec_from_3(*, but: Collection[int]) -> None:
                 fcntl.fcntl(fd, fcntl.F_SETFD, 0 if fd in but else fcntl.FD_CLOEXEC)
             except OSError:
                 pass  # the descriptor of the listing itself
-
-

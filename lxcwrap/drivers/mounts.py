@@ -41,7 +41,9 @@ def clone_tree(path: str, *, recursive: bool = False) -> int:
     return syscall("open_tree", OPEN_TREE, AT_FDCWD, os.fsencode(path), flags, path=path)
 
 
-def set_attributes(fd: int, attributes: int, *, userns_fd: int | None = None, recursive: bool = False) -> None:
+def set_attributes(
+    fd: int, attributes: int, *, userns_fd: int | None = None, recursive: bool = False
+) -> None:
     """Add MOUNT_ATTR_* to the mount `fd`; with `userns_fd` also map ids by that user namespace."""
     if userns_fd is not None:
         attributes |= IDMAP
@@ -59,7 +61,9 @@ def idmapped_clone(path: str, userns_fd: int | None, attributes: int = 0, *, rec
     except OSError as error:
         os.close(fd)
         if error.errno == errno.EINVAL and userns_fd is not None:
-            raise OSError(error.errno, "this file system cannot be mapped to a container's ids (mount_setattr)", path) from None
+            raise OSError(
+                error.errno, "this file system cannot be mapped to a container's ids (mount_setattr)", path
+            ) from None
         raise
     return fd
 
@@ -113,7 +117,9 @@ def _kernel_messages(context: int) -> str:
     return f"({'; '.join(lines)})" if lines else ""
 
 
-def overlay_by_descriptors(lowers: Sequence[int], upper: str, work: str, *, options: Sequence[str] = (), attributes: int = 0) -> int:
+def overlay_by_descriptors(
+    lowers: Sequence[int], upper: str, work: str, *, options: Sequence[str] = (), attributes: int = 0
+) -> int:
     """A detached overlay over the detached mounts `lowers`, topmost first. Linux 6.13 and newer; no length limit."""
     context = syscall("fsopen", FSOPEN, b"overlay", 1)
     try:
@@ -130,7 +136,15 @@ def _flag(context: int, option: str) -> None:
     syscall(f"fsconfig {option}", FSCONFIG, context, 0, option.encode(), None, 0)
 
 
-def overlay_by_paths(lowers: Sequence[int], upper: str, work: str, *, scratch: str, options: Sequence[str] = (), attributes: int = 0) -> int:
+def overlay_by_paths(
+    lowers: Sequence[int],
+    upper: str,
+    work: str,
+    *,
+    scratch: str,
+    options: Sequence[str] = (),
+    attributes: int = 0,
+) -> int:
     """The same for older kernels (5.19 and newer): the lowers are attached below `scratch`, so the caller must be
     in a mount namespace of its own. Short relative names keep the option within mount(2)'s one page (450 layers)."""
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
@@ -143,7 +157,13 @@ def overlay_by_paths(lowers: Sequence[int], upper: str, work: str, *, scratch: s
                 undo.callback(detach, str(index))
             os.makedirs("merged", exist_ok=True)
             lowerdir = ":".join(str(index) for index in range(len(lowers)))
-            data = ",".join((f"lowerdir={lowerdir},upperdir={_escape(upper)},workdir={_escape(work)}", *_OVERLAY_OPTIONS, *options))
+            data = ",".join(
+                (
+                    f"lowerdir={lowerdir},upperdir={_escape(upper)},workdir={_escape(work)}",
+                    *_OVERLAY_OPTIONS,
+                    *options,
+                )
+            )
             syscalls.mount("overlay", "merged", "overlay", 0, data)
             undo.callback(detach, "merged")
             merged = clone_tree("merged")

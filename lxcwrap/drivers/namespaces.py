@@ -83,7 +83,9 @@ def _expect(member: socket.socket, word: bytes) -> None:
     answer = member.recv(4096)
     if answer != word:
         number, _, text = answer.decode(errors="replace").partition(" ")
-        raise OSError(int(number or 0), f"cannot make the container's namespaces: {text or 'their process ended'}")
+        raise OSError(
+            int(number or 0), f"cannot make the container's namespaces: {text or 'their process ended'}"
+        )
 
 
 def _write(path: str, text: str) -> None:

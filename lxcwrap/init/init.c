@@ -2,17 +2,19 @@
  * The init of every container: starts one command the way it was asked for, reaps what is orphaned, forwards signals,
  * and ends as the command ends. Static, so that it runs in any image.
  *
- *   lxcwrap-init [-x] [-u USER[:GROUP]] [-G GROUP,...] [-C DIR] [-t] [-s FILTER] [-f FD] -- COMMAND [ARG...]
+ *   lxcwrap-init [-x] [-j FD,...] [-u USER[:GROUP]] [-G GROUP,...] [-C DIR] [-t] [-s FILTER] [-f FD] -- COMMAND [ARG...]
  *
  *   -x  become the command instead of supervising it: for exec, and for containers without an init
  *   -u  names or numbers, looked up in this root's /etc/passwd and /etc/group; default 0
  *   -G  further groups            -C  working directory, made if missing
+ *   -j  descriptors of cgroups' `tasks` files to join, first of all
  *   -t  give the command a new terminal            -s  seccomp filter: a file of struct sock_filter
  *   -f  SOCK_SEQPACKET socket to report on, a packet each:
  *         "S"               first; sender's pid is the init's, or with -x the command's (the receiver sets SO_PASSCRED)
  *         "T"               with -t; carries the terminal's master side
- *         "E<errno> STAGE"  failed, in user, tty, cwd, seccomp, exec or init
- *       The command runs when the socket ends without an E.
+ *         "E<errno> STAGE"  failed, in cgroup, user, tty, cwd, seccomp, exec or init
+ *         "R"               without -x, at last: the command runs, if there was no E
+ *       With -x the command runs when the socket ends without an E.
  *
  * Exit codes: the command's; 128 + signal that killed it; 127 no such command, 126 it cannot be run, 125 anything else.
  */
@@ -41,7 +43,7 @@
 
 struct options {
     bool exec_only, tty;
-    char *user, *groups, *cwd, *filter, **argv;
+    char *user, *groups, *cwd, *filter, *cgroups, **argv;
 };
 
 struct user {
@@ -322,14 +324,23 @@ static _Noreturn void supervise(pid_t command)
 static void start_supervised(void)
 {
     pid_t command;
+    int running[2];
+    char none;
 
     if (getpid() != 1)
         prctl(PR_SET_CHILD_SUBREAPER, 1);
+    if (pipe2(running, O_CLOEXEC) < 0)
+        fail("init", "cannot make", "a pipe", NULL);
     command = fork();
     if (command < 0)
         fail("init", "cannot", "fork", NULL);
     if (command == 0)
         return;
+    /* Ends when the command has been executed, or could not be and said so. */
+    close(running[1]);
+    while (read(running[0], &none, 1) < 0 && errno == EINTR)
+        continue;
+    report("R", -1);
     /* stdin is the command's alone: its writer shall see when it is closed. 1 and 2 serve those who use /proc/1/fd. */
     close(STDIN_FILENO);
     close_range(3, ~0U, 0);
@@ -352,6 +363,16 @@ static void load_filter(const char *path)
     close(fd);
 }
 
+/* A process of one thread that writes 0 to `tasks` moves without the lock of all forks (kernel: cgroup_attach_lock). */
+static void join_cgroups(char *fds)
+{
+    char *fd;
+
+    while ((fd = strsep(&fds, ",")))
+        if (write(atoi(fd), "0", 1) < 0)
+            fail("cgroup", "cannot join", "the container's cgroups", NULL);
+}
+
 static void reset_inherited(void)
 {
     struct sigaction action = {.sa_handler = SIG_DFL};
@@ -372,9 +393,10 @@ int main(int argc, char **argv)
     struct options options = {.user = (char[]){"0"}};
     int option;
 
-    while ((option = getopt(argc, argv, "+xu:G:C:ts:f:")) != -1)
+    while ((option = getopt(argc, argv, "+xj:u:G:C:ts:f:")) != -1)
         switch (option) {
         case 'x': options.exec_only = true; break;
+        case 'j': options.cgroups = optarg; break;
         case 'u': options.user = optarg; break;
         case 'G': options.groups = optarg; break;
         case 'C': options.cwd = optarg; break;
@@ -389,6 +411,7 @@ int main(int argc, char **argv)
         fail("init", "no command after", "--", NULL);
     }
     reset_inherited();
+    join_cgroups(options.cgroups);
     report("S", -1);
     /* Before the fork, so that the kernel keeps one filter for both. What follows is what any container may do. */
     if (options.filter)

@@ -8,7 +8,9 @@ INIT = "/dev/.lxcwrap/init"
 FILTER = "/dev/.lxcwrap/filter.bpf"
 
 
-def init_argv(*, user: str, groups: Sequence[str], cwd: str, tty: bool, seccomp: bool, exec_only: bool) -> list[str]:
+def init_argv(
+    *, user: str, groups: Sequence[str], cwd: str, tty: bool, seccomp: bool, exec_only: bool
+) -> list[str]:
     """Our init with its options, up to the command: the same for the main process and for exec.
 
     Whoever starts it adds the descriptors it inherits, by `with_descriptors`.

@@ -34,7 +34,9 @@ def execute(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
         keep_fds = (init_end.fileno(), *entry_fds)
         pid = driver.attach(request["id"], argv, env=request["env"], stdio=stdio, keep_fds=keep_fds)
     except AttachRefused:
-        wire.send(client, {"event": "exited", "exit_code": None, "error": "liblxc could not enter the container"})
+        wire.send(
+            client, {"event": "exited", "exit_code": None, "error": "liblxc could not enter the container"}
+        )
         return
     init_end.close()
     _let_go(stdio)
@@ -75,13 +77,15 @@ def call_function(request: wire.Message, client: socket.socket, fds: list[int]) 
             os.write(fd, b"0")
         if seccomp:
             syscalls.load_seccomp(seccomp)
-        return int(call.run_call(prepared, result_fd) or 0)
+        return int(call.run_call(prepared, result_fd, request["env"]))
 
     try:
         driver = LxcDriver(request["lxc_path"])
         pid = driver.attach(request["id"], inside, env=request["env"], stdio=stdio)
     except AttachRefused:
-        wire.send(client, {"event": "exited", "exit_code": None, "error": "liblxc could not enter the container"})
+        wire.send(
+            client, {"event": "exited", "exit_code": None, "error": "liblxc could not enter the container"}
+        )
         return
     os.close(result_fd)
     _let_go(stdio)
@@ -127,4 +131,3 @@ def _tell(client: socket.socket, message: wire.Message, fds: Sequence[int] = ())
         wire.send(client, message, fds)
     except OSError:
         pass  # the caller is gone; the command goes on, as its own
-

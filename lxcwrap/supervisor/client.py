@@ -21,7 +21,9 @@ from ..errors import SupervisorError, UnsupportedError
 from . import wire
 
 _START_TIMEOUT_S = 30.0
-_BOOT = "import sys; sys.path[:0] = {paths!r}; from lxcwrap.supervisor.server import main; main({root!r}, {fd})"
+_BOOT = (
+    "import sys; sys.path[:0] = {paths!r}; from lxcwrap.supervisor.server import main; main({root!r}, {fd})"
+)
 
 
 class Conversation:
@@ -34,7 +36,9 @@ class Conversation:
     def __enter__(self) -> Conversation:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -56,7 +60,10 @@ class Conversation:
         except (OSError, ValueError) as error:
             raise SupervisorError(f"{self._what}: no answer", str(error)) from error
         if answer is None:
-            raise SupervisorError(f"{self._what}: its process ended before it answered", "see run/server.log in the root directory")
+            raise SupervisorError(
+                f"{self._what}: its process ended before it answered",
+                "see run/server.log in the root directory",
+            )
         return answer
 
 
@@ -153,6 +160,7 @@ def _module_paths() -> list[str]:
     bindings = importlib.util.find_spec("_lxc")
     if bindings is None or bindings.origin is None:
         raise UnsupportedError(
-            "the LXC bindings are missing", "pip install lxc (needs lxc-dev and gcc), or apt install python3-lxc"
+            "the LXC bindings are missing",
+            "pip install lxc (needs lxc-dev and gcc), or apt install python3-lxc",
         )
     return [*dict.fromkeys([package, str(Path(bindings.origin).parent)])]

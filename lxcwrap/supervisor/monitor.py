@@ -26,22 +26,30 @@ from ..drivers.pidfd import exit_code_of, pass_sender, sender, start_time
 from ..ids import IdMap
 from ..storage.logs import LogWriter, open_pipe
 from ..storage.root import RootDir
-from ..storage.state import State
 from . import rootfs, wire
-from .argv import with_descriptors
+from .argv import INIT, with_descriptors
 from .records import Records
+from .undertaker import remove_container
 
 Plan = dict[str, Any]
 _STDOUT, _STDERR = 1, 2
 # How long a new start waits for the clean-up of the last run.
 _LOCK_TIMEOUT_S = 15.0
+_LOOK_EVERY_MS = 1
 
 
-def run(request: wire.Message, client: socket.socket, fds: list[int], pair: tuple[int | None, int] | None) -> None:
-    """Hold the container of `request` until it has ended. `fds`: the caller's stdin, stdout, stderr, where given."""
+def run(
+    request: wire.Message,
+    client: socket.socket,
+    fds: list[int],
+    pair: tuple[int | None, int] | None,
+    server: socket.socket,
+) -> None:
+    """Hold the container of `request` until it has ended. `fds`: the caller's stdin, stdout, stderr, where given.
+    `server` is told which process is init, so that it can say how that ended should this monitor be killed."""
     os.setsid()
     syscalls.set_process_name("lxcwrap-monitor")
-    monitor = Monitor(request["plan"], client, dict(zip(request["stdio"], fds, strict=True)))
+    monitor = Monitor(request["plan"], client, dict(zip(request["stdio"], fds, strict=True)), server)
     try:
         monitor.start(pair)
         monitor.watch()
@@ -52,7 +60,10 @@ def run(request: wire.Message, client: socket.socket, fds: list[int], pair: tupl
 
 
 class Monitor:
-    def __init__(self, plan: Plan, client: socket.socket, stdio: dict[str, int]) -> None:
+    def __init__(
+        self, plan: Plan, client: socket.socket, stdio: dict[str, int], server: socket.socket
+    ) -> None:
+        self.server = server
         self.plan = plan
         self.id: str = plan["id"]
         self.records = Records(plan["bundle"])
@@ -71,6 +82,8 @@ class Monitor:
         self.exec_error: str | None = None
         self.exit_code: int | None = None
         self.exit_recorded = False
+        self.told_started = False
+        self.becoming = False  # init=False: PID 1 is our init still, about to execute the command
 
     # --- start ---
 
@@ -89,7 +102,10 @@ class Monitor:
         self.cgroups.hide_from_liblxc()
         root = rootfs.mount_all(plan, userns_fd)
         config = [*map(tuple, plan["config"]), *self.cgroups.config_items(self.id, plan["devices"])]
-        config += [("lxc.rootfs.path", f"dir:{root}"), ("lxc.namespace.share.net", f"/proc/self/fd/{netns_fd}")]
+        config += [
+            ("lxc.rootfs.path", f"dir:{root}"),
+            ("lxc.namespace.share.net", f"/proc/self/fd/{netns_fd}"),
+        ]
         if userns_fd is not None:
             config.append(("lxc.namespace.share.user", f"/proc/self/fd/{userns_fd}"))
         status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -150,9 +166,12 @@ class Monitor:
     def watch(self) -> None:
         """Until the runner has ended."""
         while self.handlers:
-            for fd, _event in self.poll.poll():
+            for fd, _event in self.poll.poll(_LOOK_EVERY_MS if self.becoming else None):
                 if fd in self.handlers and not self.handlers[fd]():
                     self._forget(fd)
+            if self.becoming and not _is_init(self.init_pid):
+                self.becoming = False
+                self._has_started()
 
     def _drain(self) -> None:
         """Log what the dead have left in the pipes. liblxc holds their other ends a little longer: no end to wait for."""
@@ -176,12 +195,19 @@ class Monitor:
             self._terminal(wire.received_fds(ancillary)[0])
         elif data.startswith(b"E"):
             self.exec_error = data[1:].decode()
+            self._has_started()
+        elif data == b"R":
+            self._has_started()
         elif not data:
             status.detach()
-            if self.init_pid:
-                self._tell({"event": "started", "init_pid": self.init_pid, "exec_error": self.exec_error})
             return False
         return True
+
+    def _has_started(self) -> None:
+        """The main process runs, or could not be executed."""
+        if not self.told_started:
+            self.told_started = True
+            self._tell({"event": "started", "init_pid": self.init_pid, "exec_error": self.exec_error})
 
     def _init_is(self, pid: int, pidfd: int | None) -> None:
         self.init_pid, self.init_pidfd = pid, pidfd
@@ -190,6 +216,10 @@ class Monitor:
         self.records.write("run", {**run, "started_at": time.time()})
         if pidfd is not None:
             self._hear(os.dup(pidfd), self._init_ended)
+            with suppress(OSError):  # the server has ended: then there is no second witness
+                socket.send_fds(self.server, [self.id.encode()], [pidfd], socket.MSG_DONTWAIT)
+        if "-x" in self.plan["init"]:  # it becomes the command itself, and there is nobody to say so
+            self.becoming = True
 
     def _terminal(self, master: int) -> None:
         if self.client is not None and self.plan["tty_to_caller"]:
@@ -283,13 +313,11 @@ class Monitor:
             remove_container(RootDir(self.plan["root"]), self.id)
 
 
-def remove_container(root: RootDir, container_id: str) -> None:
-    """Forget a container that has ended. The row goes first: a directory without one is swept by the next Host."""
-    state = State(root.state_db)
-    with state.transaction() as change:
-        change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
-    state.close()
-    root.discard(root.containers / container_id)
+def _is_init(pid: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/exe").endswith(INIT)
+    except FileNotFoundError:
+        return False
 
 
 def _runner(

@@ -35,6 +35,9 @@ class Records:
         except FileNotFoundError:
             return None
 
+    def has(self, name: str) -> bool:
+        return os.path.exists(f"{self.path}/{name}.json")
+
     def write(self, name: str, record: Record) -> None:
         temporary = f"{self.path}/.{name}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8") as file:

@@ -34,10 +34,14 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
     try:
         lowers += (mounts.idmapped_clone(path, userns_fd, mounts.NODEV) for path in plan["lowers"])
         if _supports_descriptors() if by_descriptors is None else by_descriptors:
-            return mounts.overlay_by_descriptors(lowers, upper, work, options=options, attributes=mounts.NODEV)
+            return mounts.overlay_by_descriptors(
+                lowers, upper, work, options=options, attributes=mounts.NODEV
+            )
         scratch = f"{bundle}/lowers"
         os.makedirs(scratch, exist_ok=True)
-        return mounts.overlay_by_paths(lowers, upper, work, scratch=scratch, options=options, attributes=mounts.NODEV)
+        return mounts.overlay_by_paths(
+            lowers, upper, work, scratch=scratch, options=options, attributes=mounts.NODEV
+        )
     finally:
         for fd in lowers:
             os.close(fd)
@@ -96,7 +100,11 @@ def _mount_point(root_fd: int, target: str, idmap: IdMap, *, is_dir: bool) -> It
             if is_dir:
                 os.mkdir(name, 0o755, dir_fd=parent_fd)
             else:
-                os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent_fd))
+                os.close(
+                    os.open(
+                        name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent_fd
+                    )
+                )
             os.chown(name, idmap.base, idmap.base, dir_fd=parent_fd, follow_symlinks=False)
         fd = open_in_root(root_fd, target, os.O_PATH)
     try:

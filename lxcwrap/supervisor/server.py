@@ -18,13 +18,25 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
 
+from ..drivers import syscalls
+from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
 from . import attacher, monitor, wire
 from .pool import NamespacePool, close_pair
+from .undertaker import bury, is_settled
 
 _IDLE_S = 60.0
+_BURY_TIMEOUT_S = 10.0
+
+
+class Held(NamedTuple):
+    """A container with a monitor of ours, which we outlive or not: `init` is a pidfd, once the monitor has sent it."""
+
+    plan: wire.Message
+    init: int | None
 
 
 class Server:
@@ -33,24 +45,55 @@ class Server:
         self.listener = listener
         self.lock = lock
         self.pool = NamespacePool()
+        self.cgroups = CgroupHost()
         self.retired = False
+        self.poll = select.poll()
+        self.held: dict[int, Held] = {}  # by a pidfd of the monitor
+        # Monitors send what container it is and a pidfd of its init.
+        self.inbox, self.outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.poll.register(listener, select.POLLIN)
+        self.poll.register(self.inbox, select.POLLIN)
 
     def serve(self) -> None:
         """Until retired, or idle for a while."""
-        poll = select.poll()
-        poll.register(self.listener, select.POLLIN)
         last = time.monotonic()
         while not self.retired:
             # First the requests; when there is none, one step of preparation; then sleep.
-            ready = poll.poll(0) or (None if self.pool.prepare_one() else poll.poll(1000))
-            if ready:
-                connection, _ = self.listener.accept()
-                with connection:
-                    self._serve_one(connection)
+            ready = self.poll.poll(0) or (None if self.pool.prepare_one() else self.poll.poll(1000))
+            for fd, _event in ready or ():
+                self._attend(fd)
                 last = time.monotonic()
-            elif ready is not None and time.monotonic() - last > _IDLE_S:
+            if not ready and time.monotonic() - last > _IDLE_S:
                 break
         self.pool.close()
+
+    def _attend(self, fd: int) -> None:
+        if fd == self.listener.fileno():
+            connection, _ = self.listener.accept()
+            with connection:
+                self._serve_one(connection)
+        elif fd == self.inbox.fileno():
+            name, fds, _flags, _address = socket.recv_fds(self.inbox, 64, 1)
+            for monitor_fd, held in self.held.items():
+                if held.plan["id"] == name.decode():
+                    self.held[monitor_fd] = Held(held.plan, fds[0])
+        else:
+            self._monitor_ended(fd)
+
+    def _hold(self, monitor_pid: int, plan: wire.Message) -> None:
+        with suppress(ProcessLookupError):
+            fd = os.pidfd_open(monitor_pid)
+            self.held[fd] = Held(plan, None)
+            self.poll.register(fd, select.POLLIN)
+
+    def _monitor_ended(self, fd: int) -> None:
+        held = self.held.pop(fd)
+        self.poll.unregister(fd)
+        os.close(fd)
+        if not is_settled(held.plan, self.cgroups):  # it was killed
+            self._fork(lambda: bury(held.plan, self.cgroups, held.init, timeout_s=_BURY_TIMEOUT_S))
+        if held.init is not None:
+            os.close(held.init)
 
     def _serve_one(self, connection: socket.socket) -> None:
         try:
@@ -76,7 +119,7 @@ class Server:
         elif operation == "launch":
             base = request["plan"]["idmap"][0]
             pair = self.pool.take(base)
-            self._fork(lambda: monitor.run(request, connection, fds, pair))
+            self._hold(self._fork(lambda: monitor.run(request, connection, fds, pair, self.outbox)), request["plan"])
             close_pair(pair)
             if base:
                 self.pool.expect(base, base + RANGE_SIZE)
@@ -85,13 +128,12 @@ class Server:
         else:
             wire.send(connection, {"error": f"unknown request {operation!r}"})
 
-    def _fork(self, work: Callable[[], None]) -> None:
-        if os.fork() == 0:
+    def _fork(self, work: Callable[[], None]) -> int:
+        child = os.fork()
+        if child == 0:
             status = 1
             try:
-                self.listener.close()
-                os.close(self.lock)  # a child outlives the server, and must not keep the next one out
-                self.pool.close()
+                self._let_go()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 work()
                 status = 0
@@ -99,6 +141,16 @@ class Server:
                 traceback.print_exc()
             finally:
                 os._exit(status)
+        return child
+
+    def _let_go(self) -> None:
+        """In a child: what is the server's alone. It may outlive the server, and must not keep the next one out."""
+        self.listener.close()
+        self.inbox.close()
+        os.close(self.lock)
+        self.pool.close()
+        for fd in self.held:
+            os.close(fd)
 
 
 def main(root: str, ready_fd: int) -> NoReturn:
@@ -127,12 +179,18 @@ def main(root: str, ready_fd: int) -> NoReturn:
         listener.listen(1024)
         os.write(ready_fd, b"ok")
         os.close(ready_fd)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
+        server = Server(root, listener, lock)
+        server.cgroups.settle()
+        # Children are reaped by the kernel, and so are the inits of killed monitors, which would else go to the host's
+        # init: only of a process that has been reaped the kernel tells the exit code.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         gc.collect()
         gc.freeze()  # the collector must not touch, and so copy, the pages shared with every child
         gc.disable()
         try:
-            Server(root, listener, lock).serve()
+            server.serve()
         finally:
             os.unlink(path)
+            server.cgroups.unsettle()
     os._exit(0)

@@ -28,7 +28,8 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
     data = memoryview(_LENGTH.pack(len(body)) + body)
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     sent = sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
-    sock.sendall(data[sent:], socket.MSG_NOSIGNAL)
+    if sent < len(data):  # else the other end may have read it all and gone
+        sock.sendall(data[sent:], socket.MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:

@@ -1,0 +1,57 @@
+"""What must be done about a container whose monitor ended: everything that the monitor left undone.
+
+The fork-server calls it when a monitor dies; where that died too, the next `Host` does. Each step may be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..drivers.cgroups import CgroupHost
+from ..drivers.pidfd import exit_code_of
+from ..storage.root import RootDir
+from ..storage.state import State
+from .records import Records
+
+_REAP_TIMEOUT_S = 2.0
+
+
+def is_settled(plan: Mapping[str, Any], cgroups: CgroupHost) -> bool:
+    """Whether a monitor that has ended left nothing to do."""
+    records = Records(plan["bundle"])
+    if not os.path.exists(plan["bundle"]):
+        return True
+    recorded = records.has("exit") or not records.has("run")
+    return recorded and not plan["auto_remove"] and not cgroups.exists(plan["id"])
+
+
+def bury(plan: Mapping[str, Any], cgroups: CgroupHost, init_pidfd: int | None, *, timeout_s: float) -> None:
+    """Record how the run ended, as far as `init_pidfd` knows, and clear what is left. BlockingIOError: it still runs."""
+    records = Records(plan["bundle"])
+    lock = records.hold(timeout_s)
+    try:
+        if records.has("run") and not records.has("exit"):
+            code = exit_code_of(init_pidfd, wait_s=_REAP_TIMEOUT_S)
+            error = None if code is not None else "its monitor was killed, so nobody saw how it ended"
+            oom_killed = cgroups.exists(plan["id"]) and cgroups.oom_kills(plan["id"]) > 0
+            records.write(
+                "exit",
+                {"exit_code": code, "oom_killed": oom_killed, "error": error, "finished_at": time.time()},
+            )
+        cgroups.sweep(plan["id"])
+        if plan["auto_remove"]:
+            remove_container(RootDir(plan["root"]), plan["id"])
+    finally:
+        os.close(lock)
+
+
+def remove_container(root: RootDir, container_id: str) -> None:
+    """Forget a container that has ended. A directory without a row is swept by the next Host."""
+    state = State(root.state_db)
+    with state.transaction() as change:
+        change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
+    state.close()
+    root.discard(root.containers / container_id)
