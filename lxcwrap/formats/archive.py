@@ -106,7 +106,7 @@ class Directory:
     def chunks(self, name: str) -> Iterator[bytes]:
         try:
             file = open_regular(self._path / name) if _is_inside(name) else None
-        except FileNotFoundError:
+        except OSError:  # not there, or a name that cannot be
             file = None
         if file is None:
             raise FormatError(self.what, f"{name} is missing")

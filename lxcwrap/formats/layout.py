@@ -75,7 +75,7 @@ class _Layout:
         ]
         if not ids:
             raise FormatError(self.what, "holds no image")
-        return ids
+        return list(dict.fromkeys(ids))  # one image may go by several names
 
     def _choose(self, offered: Sequence[Descriptor], *, depth: int) -> list[Descriptor]:
         """The manifests to take of what goes by one name."""
@@ -85,7 +85,7 @@ class _Layout:
         for item in self._for_platform([item for item in offered if _is_image(item)]):
             if self._is_index(item):
                 nested = Index.parse(self._read(item), f"{self.what}: index {item.digest}")
-                chosen += self._choose(nested.manifests, depth=depth + 1)
+                chosen += self._choose(nested.manifests, depth=depth + 1)[:1]
             else:
                 chosen.append(item)
         return chosen

@@ -65,6 +65,7 @@ class ImageStore:
         self.blobs = blobs
         self.layers = layers
         self._index = root.images / "index.json"
+        self._lock = root.run / "images.lock"
         self._mark = root.run / "images.garbage"
         self._content: dict[str, _Content] = {}
 
@@ -137,7 +138,7 @@ class ImageStore:
         return Manifest.parse(self._read(image_id, self.record(image_id)["manifest"]))
 
     def _unpack_again(self, image_id: str) -> None:
-        with self._lock(fcntl.LOCK_SH):
+        with self._content_kept():
             self.record(image_id)  # whether it is still there
             diff_ids = self.config(image_id).diff_ids
             for chain, diff_id, layer in zip(
@@ -167,29 +168,24 @@ class ImageStore:
 
     @contextmanager
     def adding(self) -> Iterator[Addition]:
-        """
-        Images to add: all of them are recorded when the block ends, and nothing at all if it raises.
-
-        A process of its own must not be waited for here that itself adds or removes images of this store.
-        """
+        """Images to add: all of them are recorded when the block ends, and nothing at all if it raises."""
         addition = Addition(self.blobs, self.layers, self._is_known)
-        try:
-            with self._lock(fcntl.LOCK_SH):
+        with self._content_kept():
+            all_recorded = False
+            try:
                 yield addition
-                superfluous = self._record(addition.images)
-        except BaseException:
-            self.sweep()
-            raise
-        if superfluous or self._mark.exists():
-            self.sweep()
+                all_recorded = self._record(addition.images)
+            finally:
+                if not all_recorded:
+                    self._mark.touch(mode=0o600)
 
     def _is_known(self, chain: str, blob: str) -> bool:
         query = "SELECT 1 FROM image_layers WHERE chain_id = ? AND blob = ?"
         return self.state.connection.execute(query, (chain, blob)).fetchone() is not None
 
     def _record(self, images: Sequence[NewImage]) -> bool:
-        """Make the records; whether content came in that none of them names."""
-        superfluous = False
+        """Make the records; whether they name all that came in."""
+        complete = True
         with self._change() as connection:
             for image in images:
                 stored = connection.execute(
@@ -198,10 +194,10 @@ class ImageStore:
                 if stored is None:
                     _insert(connection, image)
                 # Else it is here, perhaps compressed in another way: the blobs it has serve.
-                superfluous |= stored is not None and stored[0] != image.manifest
+                complete &= stored is None or stored[0] == image.manifest
                 for reference in image.references:
                     _set_tag(connection, image.id, reference)
-        return superfluous
+        return complete
 
     def tag(self, image_id: str, reference: Reference) -> None:
         """Let `reference` name this image, whatever it named before. Raises ImageNotFoundError."""
@@ -277,16 +273,18 @@ class ImageStore:
 
     def sweep(self) -> None:
         """Delete blobs and layers that no record names: now, or when those adding images have done so."""
-        for attempt in range(2):
+        self._mark.touch(mode=0o600)
+        self._sweep_if_marked()
+
+    def _sweep_if_marked(self) -> None:
+        # Again and again, as the mark may be set anew by one who found us sweeping.
+        while self._mark.exists():
             try:
-                with self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with locked(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     self._mark.unlink(missing_ok=True)
                     self._collect()
-                return
             except BlockingIOError:
-                # Tried again after marking: they may have looked for the mark just before it was there.
-                if attempt == 0:
-                    self._mark.touch(mode=0o600)
+                return  # whoever has the lock will see the mark after giving it back
 
     def _collect(self) -> None:
         connection = self.state.connection
@@ -303,9 +301,13 @@ class ImageStore:
             self._content.pop(image_id, None)
 
     @contextmanager
-    def _lock(self, operation: int) -> Iterator[None]:
-        with locked(self.root.run / "images.lock", operation):
-            yield
+    def _content_kept(self) -> Iterator[None]:
+        """No content is collected within."""
+        try:
+            with locked(self._lock, fcntl.LOCK_SH):
+                yield
+        finally:
+            self._sweep_if_marked()
 
 
 def _insert(connection: sqlite3.Connection, image: NewImage) -> None:

@@ -295,6 +295,7 @@ def broken_docker_saves() -> dict[str, dict[str, bytes]]:
         "a missing layer": {name: data for name, data in members.items() if name != layer},
         "a missing config": {name: data for name, data in members.items() if name != config},
         "a layer that is no archive": {**members, layer: b"x" * 2000},
+        "a layer with an endless name": listing(Layers=["x" * 5000, "y"]),
         "a layer outside": listing(Layers=["../../../../../../etc/passwd", "/etc/passwd"]),
         "a config outside": listing(Config="/etc/passwd"),
         "no layers": listing(Layers=None),
