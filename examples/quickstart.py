@@ -1,6 +1,7 @@
 """First steps with containers. Needs root: sudo .venv/bin/python examples/quickstart.py"""
 
 import os
+from itertools import islice
 
 import lxcwrap
 from lxcwrap import CommandFailedError, Host, Limits
@@ -27,7 +28,7 @@ def one_off() -> None:
 
 def long_lived(host: Host) -> None:
     step("Keep a container running, within limits")
-    ticking = "while sleep 0.1; do echo tick; done"
+    ticking = "while echo tick; do sleep 0.1; done"
     limits = Limits(memory="64MiB", cpus=0.5, pids=20)
     with host.containers.launch("busybox", sh=ticking, name="clock", limits=limits) as clock:
         print(f"{clock.name} is {clock.state}, its first process is {clock.init_pid} on the host")
@@ -42,7 +43,7 @@ def long_lived(host: Host) -> None:
         print(f"{clock.stats().memory_usage} of {clock.stats().memory_limit} bytes used")
 
         step("Read what it wrote")
-        for line in clock.log_lines(tail=3):
+        for line in islice(clock.log_lines(follow=True), 3):
             print(line.time.time(), line.stream, line.text)
 
     print(f"stopped and removed: {'clock' not in host.containers}")

@@ -63,11 +63,12 @@ def shared_root(roots: Path) -> Iterator[Path]:
     from lxcwrap import Host
 
     root = roots / "shared"
-    with pytest.MonkeyPatch.context() as patch, Host(root) as host:
-        patch.setenv("LXCWRAP_ROOT", str(root))
+    with Host(root) as host:
         host.containers.run("busybox", ["true"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LXCWRAP_ROOT", str(root))
         yield root
-        host.close(stop_server=True)
+    Host(root).close(stop_server=True)
 
 
 @pytest.fixture(autouse=True)

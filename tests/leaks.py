@@ -21,18 +21,17 @@ PREFIX = "lxcwrap-test-"
 
 def snapshot(base: Path) -> frozenset[str]:
     """All traces of the root directories in `base`, and of this process."""
-    traces = [
-        *_mounts(base),
-        *_links(),
-        *_cgroups(base),
-        *_processes(base),
-        *_loop_devices(base),
-        *_network_namespaces(),
-        *_descriptors(),
-        *(f"thread {thread.name}" for thread in threading.enumerate()),
-    ]
+    traces = []
     for root in base.iterdir():
         traces += [f"file {root}", *_files(root), *_rows(root)]
+    traces += _mounts(base)
+    traces += _links()
+    traces += _cgroups(base)
+    traces += _processes(base)
+    traces += _loop_devices(base)
+    traces += _network_namespaces()
+    traces += _descriptors()  # after _rows: SQLite may keep what it opened there for the next time
+    traces += (f"thread {thread.name}" for thread in threading.enumerate())
     return frozenset(traces)
 
 
