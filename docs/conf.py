@@ -1,12 +1,13 @@
 """Configuration of Sphinx. Built by `tox -e docs`, where every warning is an error."""
 
-from importlib.metadata import version as installed_version
+import lxcwrap
 
 project = "lxcwrap"
 copyright = "the lxcwrap authors"
-version = release = installed_version("lxcwrap")
+version = release = lxcwrap.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+default_role = "code"
 html_theme = "furo"
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
@@ -14,4 +15,4 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 # What is not ours is not looked up: an inventory of others would make the build depend on the network.
-nitpick_ignore_regex = [("py:.*", r"(?!lxcwrap\.).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!lxcwrap\.).*"), ("py:class", r"lxcwrap\..*\.[PT]")]

@@ -40,7 +40,7 @@ _FREE_SLOT = """
 
 
 class Containers:
-    """All containers of a host, as a read-only mapping by name, id or unique id prefix; iteration gives `Container`s."""
+    """All containers of a host, as a read-only mapping by name, id or unique id prefix; iterating gives each `Container`."""
 
     def __init__(self, machinery: Machinery) -> None:
         self._machinery = machinery

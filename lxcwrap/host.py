@@ -118,11 +118,9 @@ def run(
     host: Host | None = None,
     **options: Unpack[ContainerOptions],
 ) -> Completed:
-    """Run a command in a new container and collect its output, as `subprocess.run`: see `Containers.run`.
+    """Run a command in a new container and collect its output, as `subprocess.run`: see `Containers.run`. ::
 
-    >>> import lxcwrap
-    >>> lxcwrap.run("busybox", ["echo", "hello"]).stdout
-    'hello\\n'
+        lxcwrap.run("busybox", ["echo", "hello"]).stdout == "hello\\n"
     """
     containers = (host or default_host()).containers
     return containers.run(image, argv, sh=sh, input=input, timeout_s=timeout_s, check=check, **options)

@@ -208,7 +208,7 @@ class Mount:
 
 @frozen(kw_only=True)
 class Ulimit:
-    """A resource limit of the processes, as setrlimit(2): `name` without RLIMIT_, such as ``nofile``; None is unlimited."""
+    """A resource limit of the processes, as setrlimit(2): `name` without ``RLIMIT_``, such as ``nofile``; None is unlimited."""
 
     name: str = field()
     soft: int | None = None

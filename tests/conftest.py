@@ -99,6 +99,7 @@ def fresh_root(roots: Path) -> Iterator[Path]:
     from lxcwrap import Host
 
     root = Path(tempfile.mkdtemp(prefix="fresh-", dir=roots))
+    root.chmod(0o711)  # the containers' root must get through
     yield root
     Host(root).close(stop_server=True)
     shutil.rmtree(root)
