@@ -1,4 +1,4 @@
-"""Unpacking a Debian image of about 250 MB (three gzip layers), both digests verified, against `tar -xz` of the same.
+"""Unpacking a Debian image of about 250 MB (three gzip layers), digests verified, against `tar -xz` of them.
 
     python -m benchmarks.unpack [ROOTFS.tar]       as root; without an archive, mmdebstrap makes one
 
@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lxcwrap.storage.layers import IngestedLayer, LayerStore, ingest_layer
 from lxcwrap.storage.blobs import BlobStore
+from lxcwrap.storage.layers import IngestedLayer, LayerStore, ingest_layer
 
 RUNS = 20
 PACKAGES = "python3,nginx-light,curl,ca-certificates,perl,git"
@@ -30,7 +30,14 @@ def make_layers(work: Path, rootfs_tar: Path | None) -> list[Path]:
     """The image's layers as gzip archives, made by GNU tar and gzip as most layers are."""
     if rootfs_tar is None:
         rootfs_tar = work / "rootfs.tar"
-        bootstrap = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "bookworm", rootfs_tar]
+        bootstrap = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={PACKAGES}",
+            "bookworm",
+            rootfs_tar,
+        ]
         subprocess.run(bootstrap, check=True)
     root = work / "root"
     root.mkdir()

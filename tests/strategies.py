@@ -56,7 +56,7 @@ attributes = st.dictionaries(
 
 @st.composite
 def tar_trees(draw: st.DrawFn) -> list[Member]:
-    """The members of one layer in its canonical order: directories, files, links, fifos, devices, whiteouts."""
+    """The members of one layer in canonical order: directories, files, links, devices, whiteouts."""
     return _members(draw, b"", 3)
 
 
@@ -75,6 +75,11 @@ def _members(draw: st.DrawFn, prefix: bytes, depth: int) -> list[Member]:
         elif choice is Kind.SYMLINK:
             target = draw(file_names | st.sampled_from((b"../..", b"/", b"t" * 300)))
             members.append((_described(draw, path, Kind.SYMLINK, link=target), ()))
+        elif choice is Kind.HARDLINK and (
+            files := [it for it, _ in members if it.kind is Kind.FILE and b".wh." not in it.name]
+        ):
+            first = draw(st.sampled_from(files))
+            members.append((first._replace(name=path, kind=choice, link=first.name, size=0, xattrs=()), ()))
         elif choice in (Kind.CHAR, Kind.BLOCK):
             members.append((_described(draw, path, Kind(choice), device=(draw(st.integers(1, 4095)), 3)), ()))
         elif choice is Kind.FIFO:

@@ -73,7 +73,9 @@ class PlainStream:
     @property
     def digest(self) -> str:
         """Digest of the source as it is."""
-        return "sha256:" + self._blob_hash.hexdigest()
+        # Plain content is its own blob, and is hashed only once.
+        plain = self.compression is Compression.NONE
+        return "sha256:" + (self._plain_hash if plain else self._blob_hash).hexdigest()
 
     @property
     def diff_id(self) -> str:
@@ -104,7 +106,8 @@ class PlainStream:
         try:
             with closing(self._source):
                 for chunk in _chain(self._head, self._source):
-                    self._blob_hash.update(chunk)
+                    if self.compression is not Compression.NONE:
+                        self._blob_hash.update(chunk)
                     self.bytes_read += len(chunk)
                     if self.tee:
                         self.tee(chunk)

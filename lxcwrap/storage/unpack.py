@@ -109,22 +109,12 @@ class _Unpacker:
                 raise entry.error("would replace the root directory")
             self._directories[b""] = entry
             return
-        if any(part.startswith(_AUFS_PREFIX) and part != OPAQUE_MARKER for part in parts):
-            return  # records of aufs
+        if WHITEOUT_PREFIX in entry.name and self._is_marker(parts, entry):
+            return
         name = parts.pop()
-        if any(part.startswith(WHITEOUT_PREFIX) for part in parts):
-            raise entry.error("is inside a whiteout")
         path = b"/".join(parts)
         parent = self._parent(path, entry)
-        if name == OPAQUE_MARKER:
-            if not parts:
-                raise entry.error(
-                    "the root directory cannot be opaque: start the image from this layer instead"
-                )
-            self._set_opaque(f"/proc/self/fd/{parent}")
-        elif name.startswith(WHITEOUT_PREFIX):
-            self._add_whiteout(parent, name.removeprefix(WHITEOUT_PREFIX), entry)
-        elif entry.kind is Kind.DIRECTORY:
+        if entry.kind is Kind.DIRECTORY:
             self._make_directory(parent, name)
             self._directories[b"/".join((path, name)) if path else name] = entry
         else:
@@ -210,9 +200,28 @@ class _Unpacker:
         if self._devices > MAX_DEVICES:
             raise entry.error(f"is one of more than {MAX_DEVICES} devices")
 
-    def _add_whiteout(self, parent: int, hidden: bytes, entry: Entry) -> None:
+    def _is_marker(self, parts: list[bytes], entry: Entry) -> bool:
+        """Whether the entry is no file but a mark; it has been dealt with then."""
+        *above, name = parts
+        if any(part.startswith(_AUFS_PREFIX) and part != OPAQUE_MARKER for part in parts):
+            return True  # aufs' own records, of no use to others
+        if any(part.startswith(WHITEOUT_PREFIX) for part in above):
+            raise entry.error("is inside a whiteout")
+        if not name.startswith(WHITEOUT_PREFIX):
+            return False
+        hidden = name.removeprefix(WHITEOUT_PREFIX)
         if hidden in (b"", b".", b".."):
             raise entry.error("is a whiteout of nothing")
+        if name == OPAQUE_MARKER and not above:
+            raise entry.error("the root directory cannot be opaque: start the image from this layer instead")
+        parent = self._parent(b"/".join(above), entry)
+        if name == OPAQUE_MARKER:
+            self._set_opaque(f"/proc/self/fd/{parent}")
+        else:
+            self._add_whiteout(parent, hidden)
+        return True
+
+    def _add_whiteout(self, parent: int, hidden: bytes) -> None:
         try:
             os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
         except FileExistsError:

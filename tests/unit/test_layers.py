@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 import uuid
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.lxc
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> None:
-    """Needs root, but starts no container: nothing that the leak check of tests/conftest.py knows is touched."""
+    """Needs root, but no container: nothing the leak check of tests/conftest.py knows is touched."""
 
 
 TAR = archive(
@@ -242,6 +243,29 @@ def test_error_of_the_source(store: LayerStore) -> None:
     with pytest.raises(ConnectionResetError):
         store.unpack(ID, failing(), diff_id=ID)
     assert leftovers(store) == []
+
+
+_MOUNT_AND_LIST = """
+mkdir merged && mount -t overlay overlay -o "lowerdir=$1:$2" merged && cd merged && find . -mindepth 1 | sort
+"""
+
+
+def test_overlayfs_sees_what_the_layers_say(store: LayerStore, base: Path) -> None:
+    """Whiteouts, opaque directories and directories made anew hide what is below, for the kernel too."""
+    old = archive(file("a/old"), file("b/old"), file("c/old"), file("d/old"), file("gone"))
+    new = archive(
+        *(file("a/.wh.old"), file("b/.wh..wh..opq"), file("b/new"), file(".wh.gone")),
+        *(file(".wh.d"), directory("d"), file("d/new")),
+    )
+    lower, upper = (store.unpack(digest(data), [data], diff_id=digest(data)) for data in (old, new))
+    listed = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", _MOUNT_AND_LIST, "sh", upper, lower],
+        cwd=base,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert listed.stdout.split() == ["./a", "./b", "./b/new", "./c", "./c/old", "./d", "./d/new"]
 
 
 # --- many at once, and killed -------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def test_overlay_features_a_layer_cannot_express(tmp_path: Path, feature: str) -
 
 @as_root
 def test_capability_without_the_namespace(tmp_path: Path) -> None:
-    """A capability set inside a container names the container's root on this host; in the image it names none."""
+    """A capability set in a container names its root on this host; in the image it names none."""
     (tmp_path / "ping").touch()
     sets = (0x2000, 0, 0, 0)
     os.setxattr(tmp_path / "ping", "security.capability", struct.pack("<6I", 3 << 24 | 1, *sets, 0x40000000))

@@ -274,9 +274,10 @@ def test_malformed_pax_record(payload: bytes) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        (b"uid", b"-1"), (b"uid", b"4294967295"), (b"uid", b"1.5"), (b"size", b"9" * 30), (b"size", "٣".encode()),
-        (b"mtime", b"1e9"), (b"mtime", b"nan"), (b"mtime", b"9" * 19), (b"path", b"a\0b"), (b"linkpath", b"a\0b"),
-        (b"path", b"a" * 5000),
+        (b"uid", b"-1"), (b"uid", b"4294967295"), (b"uid", b"1.5"), (b"size", b"9" * 30),
+        (b"size", "٣".encode()),
+        (b"mtime", b"1e9"), (b"mtime", b"nan"), (b"mtime", b"9" * 19), (b"path", b"a\0b"),
+        (b"linkpath", b"a\0b"), (b"path", b"a" * 5000),
     ],
 )  # fmt: skip
 def test_impossible_pax_value(record: tuple[bytes, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What an archive becomes on disk, and what a hostile one does not. As root, more is tested in test_layers.py."""
+"""What an archive becomes on disk, and what a hostile one does not."""
 
 from __future__ import annotations
 
