@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import posixpath
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TypedDict
 
-from .errors import InvalidSpecError
+from .errors import InvalidSpecError, UnsupportedError
 from .oci import ImageConfig
 from .specs import (
     ContainerSpec,
@@ -27,7 +29,8 @@ class ContainerOptions(TypedDict, total=False):
     env: added to the image's.  user: ``"name"``, ``"uid"`` or ``"user:group"``, looked up in the container.
     groups: further groups.  cwd: absolute.  hostname: default the first 12 digits of the id.
     entrypoint: in place of the image's; an empty list for none.  stop_signal: name or number.
-    mounts: `Mount.bind`, `Mount.tmpfs`.  tmpfs: targets of plain tmpfs mounts.  limits: `Limits`.
+    mounts: `Mount.bind`, `Mount.tmpfs`; they take the place of volumes the image declares there or below.
+    tmpfs: targets of plain tmpfs mounts.  limits: `Limits`.
     read_only: the root file system cannot be written.  shm_size: of /dev/shm, bytes or text.
     ulimits, sysctls, extra_hosts (name to address), labels, oom_score_adj (-1000..1000).
     tty: a terminal for the main process.  init: False makes the command itself PID 1.
@@ -108,7 +111,7 @@ def make_spec(
         hostname=options.get("hostname") or container_id[:12],
         labels={**config.labels, **options.get("labels", {})},
         stop_signal=parse_signal(options.get("stop_signal") or config.stop_signal or "TERM"),
-        mounts=(*options.get("mounts", ()), *(Mount.tmpfs(target) for target in options.get("tmpfs", ()))),
+        mounts=_mounts(config, options),
         ulimits=tuple(options.get("ulimits", ())),
         sysctls={str(key): str(value) for key, value in options.get("sysctls", {}).items()},
         extra_hosts=dict(options.get("extra_hosts", {})),
@@ -116,6 +119,27 @@ def make_spec(
         auto_remove=auto_remove,
         **{key: options[key] for key in _PLAIN if key in options},  # type: ignore[literal-required]  # keys of the TypedDict
     )
+
+
+def _mounts(config: ImageConfig, options: ContainerOptions) -> tuple[Mount, ...]:
+    """The caller's, and a nameless volume for each path that the image declares and the caller has not covered."""
+    targets = options.get("tmpfs", ())
+    if isinstance(targets, str):
+        raise TypeError(f"tmpfs must be a list of targets, not {targets!r}")
+    given = (*options.get("mounts", ()), *(Mount.tmpfs(target) for target in targets))
+    for mount in given:
+        if not isinstance(mount, Mount):
+            raise TypeError(f"mounts: {mount!r}: make it by Mount.bind() or Mount.tmpfs()")
+        if mount.kind == "volume":
+            raise UnsupportedError(f"the volume {mount.source!r}", "named volumes come later; use Mount.bind()")
+    covered = {mount.target for mount in given}
+    declared = sorted({posixpath.normpath("/" + path.lstrip("/")) for path in config.volumes})
+    return (*given, *(Mount(kind="volume", target=path) for path in declared if not _is_below(path, covered)))
+
+
+def _is_below(path: str, directories: Collection[str]) -> bool:
+    """Whether `path` is in one of `directories`, or is one."""
+    return any(str(each) in directories for each in (path, *PurePosixPath(path).parents))
 
 
 def _command(

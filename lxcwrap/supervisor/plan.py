@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from attrs import asdict
+from attrs import asdict, evolve
 
 from ..ids import IdMap
-from ..specs import ContainerSpec, Mount, Security
+from ..specs import ContainerSpec, Security
 from .argv import init_argv
 
 # What Docker grants by default: enough for package managers and servers, nothing that reaches the host.
@@ -73,7 +73,7 @@ def make_plan(
         "lowers": [str(path) for path in lowers],
         "volatile": spec.auto_remove,
         "read_only": spec.read_only,
-        "mounts": [_plain(mount) for mount in sorted(spec.mounts, key=lambda mount: mount.target.count("/"))],
+        "mounts": list(_mounts(spec, bundle)),
         "files": _files(spec),
         "config": list(_config(spec, bundle, idmap, init_dir, profile, host)),
         "init": _init(spec),
@@ -106,8 +106,11 @@ def _init(spec: ContainerSpec) -> list[str]:
     )
 
 
-def _plain(mount: Mount) -> dict[str, Any]:
-    return asdict(mount)
+def _mounts(spec: ContainerSpec, bundle: Path) -> Iterator[dict[str, Any]]:
+    """Parents before children, so that none hides another. A nameless volume is a directory of the container's."""
+    for number, mount in enumerate(sorted(spec.mounts, key=lambda mount: mount.target.count("/"))):
+        nameless = mount.kind == "volume" and not mount.source
+        yield asdict(evolve(mount, source=f"{bundle}/volumes/{number}") if nameless else mount)
 
 
 def _files(spec: ContainerSpec) -> dict[str, str]:

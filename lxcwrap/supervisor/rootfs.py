@@ -15,6 +15,7 @@ from typing import Any
 from ..drivers import mounts
 from ..drivers.paths import open_in_root
 from ..ids import IdMap
+from . import volumes
 
 _supports_descriptors = cache(mounts.supports_descriptor_lowers)
 Plan = Mapping[str, Any]
@@ -59,6 +60,8 @@ def mount_all(plan: Plan, userns_fd: int | None) -> str:
             _write(source, text)
             _attach_at(root_fd, mounts.idmapped_clone(source, userns_fd), name, idmap, is_dir=False)
         for mount in plan["mounts"]:
+            if mount["kind"] == "volume":
+                volumes.fill(mount["source"], root_fd, mount["target"], idmap)
             fd = _make(mount, idmap, userns_fd)
             is_dir = mount["kind"] == "tmpfs" or os.path.isdir(mount["source"])
             _attach_at(root_fd, fd, mount["target"], idmap, is_dir=is_dir)
@@ -76,6 +79,8 @@ def _make(mount: Mapping[str, Any], idmap: IdMap, userns_fd: int | None) -> int:
         options = [f"mode={mount['mode']:o}", f"uid={idmap.base}", f"gid={idmap.base}"]
         options += [f"size={mount['size']}"] if mount["size"] else []
         return mounts.new_filesystem("tmpfs", options, attributes)
+    if mount["kind"] == "volume":  # it carries the container's ids
+        userns_fd = None
     return mounts.idmapped_clone(mount["source"], userns_fd, attributes, recursive=True)
 
 
