@@ -118,7 +118,9 @@ def run(
     host: Host | None = None,
     **options: Unpack[ContainerOptions],
 ) -> Completed:
-    """Run a command in a new container and collect its output, as `subprocess.run`: see `Containers.run`. ::
+    """Run a command in a new container and collect its output, as `subprocess.run`.
+
+    The parameters, and what it raises, are those of `Containers.run`::
 
         lxcwrap.run("busybox", ["echo", "hello"]).stdout == "hello\\n"
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib.metadata import version
 
 import lxcwrap
 from lxcwrap import errors
@@ -32,3 +33,8 @@ def test_all_errors_are_public() -> None:
 def test_unknown_names_are_refused() -> None:
     """A misspelt name is an AttributeError, as with any module."""
     assert not hasattr(lxcwrap, "Hots")
+
+
+def test_version() -> None:
+    """The package and its installed metadata agree on the version."""
+    assert lxcwrap.__version__ == version("lxcwrap")
