@@ -17,20 +17,14 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from . import AttachRefused, StartRefused
+
 try:
     import _lxc
 except ImportError as _error:  # the fork-server reports this text to the caller
     raise ImportError(
         f"the LXC bindings cannot be imported ({_error}): pip install lxc (needs lxc-dev and gcc), or apt install python3-lxc"
     ) from _error
-
-
-class StartRefused(Exception):
-    """liblxc did not start the container; its own log says why."""
-
-
-class AttachRefused(Exception):
-    """liblxc could not enter the container."""
 
 
 class _LxcContainer(ctypes.Structure):
@@ -76,7 +70,7 @@ class LxcDriver:
         container.clear_config()
         for key, value in config:
             _append(container, key, value)
-        _check_rootfs(container, dict(config)["lxc.rootfs.path"])
+        _check_rootfs(container, dict(config).get("lxc.rootfs.path", ""))
         os.environ["PATH"] = "/nonexistent"  # no newuidmap
         _close_on_exec_from_3(but=keep_fds)
         if not container.start(useinit=False, daemonize=False, close_fds=False, cmd=tuple(argv)):

@@ -9,9 +9,9 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from ..drivers import mounts, namespaces, syscalls
+from ..drivers import AttachRefused, mounts, namespaces, syscalls
 from ..drivers.cgroups import CgroupHost
-from ..drivers.liblxc import AttachRefused, LxcDriver
+from ..drivers.liblxc import LxcDriver
 from ..ids import IdMap
 from . import call, rootfs, wire
 from .argv import with_descriptors
