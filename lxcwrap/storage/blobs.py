@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from ..digests import Digest
-from ..errors import DigestMismatchError, FormatError, NotFoundError, UnsupportedError
+from ..errors import DigestMismatchError, FormatError, KernelError, NotFoundError, UnsupportedError
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
@@ -50,14 +50,17 @@ class BlobWriter:
         self.size = 0
 
     def write(self, chunk: bytes) -> None:
-        """Append. FormatError as soon as there is more than was announced."""
+        """Append. FormatError: more than was announced; KernelError: no space and the like."""
         self.size += len(chunk)
         if self._limit is not None and self.size > self._limit:
             raise FormatError(self._what, f"is longer than the {self._limit} bytes it was announced with")
         self._hash.update(chunk)
         view = memoryview(chunk)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            raise KernelError(error.errno or 0, f"write {self._what}") from error
 
     def tee(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """Pass `chunks` on, writing each: stores a blob in the same pass that unpacks it."""

@@ -23,7 +23,7 @@ import shutil
 import stat
 
 from ..drivers.paths import open_in_root
-from ..errors import ContentError, KernelError
+from ..errors import KernelError
 from .tarstream import Entry, Kind, TarReader
 
 WHITEOUT_PREFIX = b".wh."
@@ -76,9 +76,12 @@ class _Unpacker:
         self._root_depth = self._depth(root_fd)
         self._parents: dict[bytes, int] = {}
         self._parents_stale = False
-        self._directories = {b"": Entry(b"", Kind.DIRECTORY, 0o755)}
+        self._own_ids = (
+            os.geteuid(),
+            os.getegid(),
+        )  # root's, but in tests; what new files have by themselves
+        self._directories = {b"": self._unlisted_directory(b"", 0)}
         self._devices = 0
-        self._own_ids = (os.geteuid(), os.getegid())  # what new files have by themselves
 
     def run(self) -> None:
         entry = self._directories[b""]
@@ -92,8 +95,6 @@ class _Unpacker:
             for path, entry in self._directories.items():
                 self._finish_directory(path, entry)
         except OSError as error:
-            if isinstance(error, ContentError):
-                raise
             if error.errno in _CONTENT_ERRNOS:
                 raise entry.error(f"cannot be unpacked: {error.strerror}") from error
             raise KernelError(error.errno or 0, f"unpack {os.fsdecode(entry.name)!r}") from error
@@ -239,12 +240,14 @@ class _Unpacker:
             except (FileNotFoundError, NotADirectoryError):
                 fd = self._make_parents(path, entry)
             self._parents[path] = fd
-            if self._depth(fd) - self._root_depth > MAX_DEPTH:
-                raise entry.error(f"is more than {MAX_DEPTH} directories deep")
         return fd
 
     def _open_parent(self, path: bytes) -> int:
-        return open_in_root(self._root, path or b".", os.O_PATH | os.O_DIRECTORY)
+        fd = open_in_root(self._root, path or b".", os.O_PATH | os.O_DIRECTORY)
+        if self._depth(fd) - self._root_depth > MAX_DEPTH:
+            os.close(fd)
+            raise OSError(errno.ENAMETOOLONG, f"more than {MAX_DEPTH} directories deep")
+        return fd
 
     def _make_parents(self, path: bytes, entry: Entry) -> int:
         parts = path.split(b"/")
@@ -255,11 +258,14 @@ class _Unpacker:
                 fd = self._open_parent(prefix)
             except (FileNotFoundError, NotADirectoryError):
                 self._make_missing(above, name)
-                self._directories[prefix] = Entry(prefix, Kind.DIRECTORY, 0o755, mtime_ns=entry.mtime_ns)
+                self._directories[prefix] = self._unlisted_directory(prefix, entry.mtime_ns)
                 fd = self._open_parent(prefix)
             finally:
                 os.close(above)
         return fd
+
+    def _unlisted_directory(self, path: bytes, mtime_ns: int) -> Entry:
+        return Entry(path, Kind.DIRECTORY, 0o755, *self._own_ids, mtime_ns)
 
     def _make_missing(self, parent: int, name: bytes) -> None:
         try:
@@ -288,8 +294,10 @@ class _Unpacker:
     def _finish_directory(self, path: bytes, entry: Entry) -> None:
         try:
             fd = open_in_root(self._root, path or b".", _DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError):
-            return  # a later entry took its place
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return  # a later entry took its place
+            raise
         try:
             self._set_attributes(fd, entry)
         finally:

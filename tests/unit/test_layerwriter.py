@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import socket
 import stat
 import struct
@@ -179,6 +180,7 @@ def test_deep_trees_are_refused(tmp_path: Path) -> None:
     os.close(fd)
     with pytest.raises(FormatError, match="deep"):
         written(tmp_path)
+    shutil.rmtree(tmp_path / "d")
 
 
 def test_content_must_have_its_size() -> None:
