@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from . import inside, lifecycle
 from .copying import CopyResult, copy_in, copy_out
-from .errors import NameInUseError, WrongStateError
+from .errors import ContainerNotFoundError, NameInUseError, WrongStateError
 from .execution import Popen, Stream
 from .files import ContainerPath, Root
 from .image import Image
@@ -185,10 +185,12 @@ class Container:
                 "SELECT 1 FROM containers WHERE name = ? AND id != ?", (name, self._id)
             ).fetchone():
                 raise NameInUseError("container", name)
-            change.execute(
+            renamed = change.execute(
                 "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?",
                 (name, name, self._id),
             )
+            if not renamed.rowcount:
+                raise ContainerNotFoundError(self._id[:12])
 
     def update(self, limits: Limits) -> None:
         """Change its limits, now if it runs, and for its next start. Fields that are None keep what was set.
@@ -340,13 +342,20 @@ class Container:
             until=until,
             stream=stream,
             follow=follow,
-            is_finished=lambda: not self._look().state.is_alive,
+            is_finished=self._is_finished,
             timeout_s=timeout_s,
         )
 
     @property
     def _logs(self) -> str:
+        lifecycle.row(self._machinery, self._id)  # a removed one has no logs, not empty ones
         return os.fspath(self._machinery.bundle(self._id) / "logs")
+
+    def _is_finished(self) -> bool:
+        try:
+            return not self._look().state.is_alive
+        except ContainerNotFoundError:  # it was removed meanwhile
+            return True
 
     def stats(self) -> Stats:
         """What it uses now. Raises WrongStateError when it does not run."""

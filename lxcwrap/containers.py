@@ -55,7 +55,7 @@ class Containers:
         query = "SELECT id FROM containers WHERE name = ?1 OR (length(?1) > 1 AND id >= ?1 AND id < ?1 || 'g') ORDER BY name = ?1 DESC LIMIT 2"
         rows = self._machinery.state.connection.execute(query, (key,)).fetchall()
         if not rows or (len(rows) > 1 and not self._is_name(key)):
-            raise ContainerNotFoundError(key)
+            raise ContainerNotFoundError(key, [row["id"] for row in rows])
         return Container(self._machinery, rows[0]["id"])
 
     def _is_name(self, key: str) -> bool:

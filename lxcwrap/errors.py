@@ -50,11 +50,14 @@ class ImageNotFoundError(NotFoundError):
 
 @define
 class ContainerNotFoundError(NotFoundError, KeyError):
-    """No container has this name, id or unique id prefix."""
+    """No container has this name, id or unique id prefix; or the ids in `candidates` all begin with it."""
 
     container: str
+    candidates: Sequence[str] = ()
 
     def __str__(self) -> str:
+        if self.candidates:
+            return f"{self.container!r} begins more than one container id: {', '.join(self.candidates)}"
         return f"no container {self.container!r}"
 
 

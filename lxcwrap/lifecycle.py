@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from attrs import asdict, evolve
 
@@ -31,6 +32,8 @@ from .supervisor.records import Record
 
 # How long the clean-up of an ended container may take before we say that something is wrong.
 _END_TIMEOUT_S = 30.0
+# How long the fork-server may need to find out how the container of a killed monitor ended.
+_BURIAL_TIMEOUT_S = 3.0
 
 
 class Run(NamedTuple):
@@ -133,7 +136,7 @@ def send(run: Run, number: int) -> None:
 def wait(machinery: Machinery, container_id: str, name: str, timeout_s: float | None) -> Record:
     """The exit record, when the container has ended. Raises TimeoutExpired, WrongStateError if it was never started."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with _kept(machinery, container_id) as bundle_fd:
+    with _exit_file(machinery, container_id) as file:
         run = look(machinery, container_id)
         if run.state in (State.CREATING, State.CREATED):
             raise WrongStateError(name, run.state, "wait for")
@@ -144,21 +147,19 @@ def wait(machinery: Machinery, container_id: str, name: str, timeout_s: float | 
                     _await_end(monitor, deadline, name, timeout_s)
                 finally:
                     os.close(monitor)
-            return _exit_record(bundle_fd)
+            return _exit_record(file)
         return run.exit
 
 
 @contextmanager
-def _kept(machinery: Machinery, container_id: str) -> Iterator[int]:
-    """A descriptor of its directory: what lies in it can be read even when it is being removed."""
-    try:
-        fd = os.open(machinery.bundle(container_id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise ContainerNotFoundError(container_id[:12]) from None
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _exit_file(machinery: Machinery, container_id: str) -> Iterator[IO[bytes] | None]:
+    """Where the end of the present or last run is or will be recorded: readable even when its directory is deleted. None
+    before the first run."""
+    for name in ("exit.part", "exit.json"):
+        with suppress(FileNotFoundError), open(machinery.bundle(container_id) / name, "rb") as file:
+            yield file
+            return
+    yield None
 
 
 def _await_end(pidfd: int, deadline: float | None, name: str, timeout_s: float | None) -> None:
@@ -169,16 +170,15 @@ def _await_end(pidfd: int, deadline: float | None, name: str, timeout_s: float |
         raise TimeoutExpired(f"wait for {name}", timeout_s or 0.0)
 
 
-def _exit_record(bundle_fd: int) -> Record:
-    import json
-
-    try:
-        fd = os.open("exit.json", os.O_RDONLY | os.O_CLOEXEC, dir_fd=bundle_fd)
-    except FileNotFoundError:
-        return {}
-    with os.fdopen(fd, "rb") as file:
-        record: Record = json.loads(file.read())
-        return record
+def _exit_record(file: IO[bytes] | None) -> Record:
+    """Written before the monitor ended, or, if that was killed, by the fork-server soon."""
+    deadline = time.monotonic() + _BURIAL_TIMEOUT_S
+    while file is not None and time.monotonic() < deadline:
+        with suppress(ValueError):  # not yet, or half of it
+            record: Record = json.loads(os.pread(file.fileno(), 1 << 20, 0))
+            return record
+        time.sleep(0.005)
+    return {}
 
 
 def stop(machinery: Machinery, container_id: str, name: str, number: int, timeout_s: float) -> Record:

@@ -4,6 +4,8 @@ lock        held (an OFD lock) by the monitor as long as it or liblxc's process 
 plan.json   how to start it, complete: written by the caller at creation
 run.json    of the present or last run: monitor, monitor_start, init_pid, started_at
 exit.json   how the last run ended: exit_code, oom_killed, finished_at, error
+exit.part   what becomes exit.json, empty while it runs: who holds it open reads how the run ended even if
+            the directory is deleted at once
 Files are written under another name and renamed: a reader sees the old or the new one, never a part.
 """
 
@@ -14,6 +16,7 @@ import json
 import os
 import struct
 import time
+from contextlib import suppress
 from typing import Any
 
 Record = dict[str, Any]
@@ -43,6 +46,19 @@ class Records:
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(record, file)
         os.rename(temporary, f"{self.path}/{name}.json")
+
+    def begin(self, run: Record) -> None:
+        """Record that a run has begun, and a place for its end."""
+        with suppress(FileNotFoundError):  # of a run whose monitor was killed
+            os.unlink(f"{self.path}/exit.part")
+        os.close(os.open(f"{self.path}/exit.part", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        self.write("run", run)
+
+    def end(self, record: Record) -> None:
+        """Record how the run ended."""
+        with open(f"{self.path}/exit.part", "w", encoding="utf-8") as file:
+            json.dump(record, file)
+        os.rename(f"{self.path}/exit.part", f"{self.path}/exit.json")
 
     def remove(self, name: str) -> None:
         try:

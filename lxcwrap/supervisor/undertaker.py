@@ -37,9 +37,8 @@ def bury(plan: Mapping[str, Any], cgroups: CgroupHost, init_pidfd: int | None, *
             code = exit_code_of(init_pidfd, wait_s=_REAP_TIMEOUT_S)
             error = None if code is not None else "its monitor was killed, so nobody saw how it ended"
             oom_killed = cgroups.exists(plan["id"]) and cgroups.oom_kills(plan["id"]) > 0
-            records.write(
-                "exit",
-                {"exit_code": code, "oom_killed": oom_killed, "error": error, "finished_at": time.time()},
+            records.end(
+                {"exit_code": code, "oom_killed": oom_killed, "error": error, "finished_at": time.time()}
             )
         cgroups.sweep(plan["id"])
         if plan["auto_remove"]:
