@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -57,8 +58,9 @@ def _links() -> Iterator[str]:
 
 
 def _cgroups(base: Path) -> Iterator[str]:
+    """Cgroups of containers. Those above them are shared by all root directories, and go with the last user."""
     for directory, _, _ in os.walk(CGROUPS):
-        if "lxcwrap" in directory and not _is_foreign(directory, base):
+        if re.search(r"/lxcwrap/[0-9a-f]{64}", directory) and not _is_foreign(directory, base):
             yield f"cgroup {directory}"
 
 
