@@ -58,7 +58,7 @@ def _links() -> Iterator[str]:
 
 
 def _cgroups(base: Path) -> Iterator[str]:
-    """Cgroups of containers. Those above them are shared by all root directories, and go with the last user."""
+    """Cgroups of containers. Those above them are shared by all root directories."""
     for directory, _, _ in os.walk(CGROUPS):
         if re.search(r"/lxcwrap/[0-9a-f]{64}", directory) and not _is_foreign(directory, base):
             yield f"cgroup {directory}"
