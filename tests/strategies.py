@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -13,25 +14,25 @@ from lxcwrap.storage.tarstream import Entry, Kind
 OWN_IDS = (os.geteuid(), os.getegid())
 
 
-def entry(name: str | bytes, kind: Kind = Kind.FILE, **facts: object) -> Entry:
+def entry(name: str | bytes, kind: Kind = Kind.FILE, **facts: Any) -> Entry:
     """An entry that belongs to whoever runs the tests, so that unpacking it needs no privilege."""
     defaults = {"uid": OWN_IDS[0], "gid": OWN_IDS[1], "mode": 0o755 if kind is Kind.DIRECTORY else 0o644}
-    return Entry(name=os.fsencode(name), kind=kind, **{**defaults, **facts})  # type: ignore[arg-type]
+    return Entry(name=os.fsencode(name), kind=kind, **{**defaults, **facts})
 
 
-def file(name: str | bytes, content: bytes = b"", **facts: object) -> Member:
+def file(name: str | bytes, content: bytes = b"", **facts: Any) -> Member:
     return entry(name, size=len(content), **facts), (content,)
 
 
-def directory(name: str | bytes, **facts: object) -> Member:
+def directory(name: str | bytes, **facts: Any) -> Member:
     return entry(name, Kind.DIRECTORY, **facts), ()
 
 
-def symlink(name: str | bytes, target: bytes, **facts: object) -> Member:
+def symlink(name: str | bytes, target: bytes, **facts: Any) -> Member:
     return entry(name, Kind.SYMLINK, link=target, **facts), ()
 
 
-def hard_link(name: str | bytes, target: bytes, **facts: object) -> Member:
+def hard_link(name: str | bytes, target: bytes, **facts: Any) -> Member:
     return entry(name, Kind.HARDLINK, link=target, **facts), ()
 
 
@@ -61,7 +62,7 @@ def tar_trees(draw: st.DrawFn) -> list[Member]:
 
 
 def _members(draw: st.DrawFn, prefix: bytes, depth: int) -> list[Member]:
-    members = [(_described(draw, prefix or b"./", Kind.DIRECTORY), ())] if prefix or depth == 3 else []
+    members: list[Member] = [(_described(draw, prefix or b"./", Kind.DIRECTORY), ())]
     if prefix and draw(st.booleans()):
         members.append((Entry(prefix + b".wh..wh..opq", Kind.FILE), ()))
     for name in sorted(draw(st.sets(file_names, max_size=4))):
@@ -89,7 +90,7 @@ def _members(draw: st.DrawFn, prefix: bytes, depth: int) -> list[Member]:
     return members
 
 
-def _described(draw: st.DrawFn, name: bytes, kind: Kind, **facts: object) -> Entry:
+def _described(draw: st.DrawFn, name: bytes, kind: Kind, **facts: Any) -> Entry:
     has_xattrs = kind in (Kind.FILE, Kind.DIRECTORY)
     return Entry(
         name=name,
@@ -99,7 +100,7 @@ def _described(draw: st.DrawFn, name: bytes, kind: Kind, **facts: object) -> Ent
         gid=draw(ids),
         mtime_ns=draw(times_ns),
         xattrs=draw(attributes) if has_xattrs else (),
-        **facts,  # type: ignore[arg-type]
+        **facts,
     )
 
 

@@ -5,8 +5,7 @@ layers/.draft-<uuid>/     one being unpacked or deleted; its maker holds a lock 
 
 Unpacking does not wait for the disk: writing out a few hundred megabytes takes seconds. Instead a new layer
 carries the boot id in an attribute, until `sweep` knows that it is on disk. One that still has it after the
-machine was restarted may be
-damaged: `sweep` removes it, and it is unpacked again from its blob.
+machine was restarted may be damaged: `sweep` removes it, and it is unpacked again from its blob.
 """
 
 from __future__ import annotations
@@ -67,10 +66,9 @@ class LayerStore:
         """
         Unpack a layer archive unless it is there; its directory.
 
-        source: path, binary file or chunks; plain, or compressed by gzip, zstd or xz. It is read in other
-        threads.
-        diff_id, blob_digest: what plain and stored content must have, verified in the same pass. progress:
-        called now and then with the bytes of `source` read so far.
+        source: path, binary file or chunks; plain, or compressed by gzip, zstd or xz. Read in another thread.
+        diff_id, blob_digest: what plain and stored content must have, verified in the same pass.
+        progress: called now and then with the bytes of `source` read so far.
 
         Raises FormatError, DigestMismatchError: damaged or hostile; KernelError: the machine refused. Nothing
         is kept then.
@@ -102,9 +100,7 @@ class LayerStore:
         return final
 
     def remove(self, chain_id: str) -> None:
-        """Delete the layer; nothing happens if there is none. The caller sees to it that no container uses
-        it.
-        """
+        """Delete the layer, which no container may use; nothing happens if there is none."""
         grave = self._dir / f"{_DRAFT}{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
             self.path(chain_id).rename(grave)

@@ -24,6 +24,7 @@ import zstandard
 from lxcwrap.errors import ContentError, DigestMismatchError, FormatError
 from lxcwrap.storage import layers
 from lxcwrap.storage.blobs import BlobStore
+from lxcwrap.storage.inflate import Source
 from lxcwrap.storage.layers import LayerStore, ingest_layer
 from lxcwrap.storage.layerwriter import read_tree, tar_chunks
 from tests.strategies import archive, directory, entry, file
@@ -99,11 +100,13 @@ def test_unpack_every_form_from_every_source(store: LayerStore, base: Path, form
     data = COMPRESSED[form](TAR)
     (base / "blob").write_bytes(data)
     with (base / "blob").open("rb") as opened:
-        chunks = [data[at : at + 5000] for at in range(0, len(data), 5000)]
-        source = {"path": base / "blob", "file": opened, "chunks": iter(chunks), "bytes": io.BytesIO(data)}[
-            kind
-        ]
-        layer = store.unpack(ID, source, diff_id=ID, blob_digest=digest(data))
+        sources: dict[str, Source] = {
+            "path": base / "blob",
+            "file": opened,
+            "chunks": iter([data[at : at + 5000] for at in range(0, len(data), 5000)]),
+            "bytes": io.BytesIO(data),
+        }
+        layer = store.unpack(ID, sources[kind], diff_id=ID, blob_digest=digest(data))
     check(layer)
     assert layer == store.path(ID)
     assert (store.has(ID), list(store.chain_ids())) == (True, [ID])

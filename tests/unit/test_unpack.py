@@ -8,6 +8,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,7 +149,11 @@ def test_parent_that_is_a_link(root: Path) -> None:
 
 def test_attributes_are_kept_or_dropped(root: Path) -> None:
     """user.* is content; labels and overlayfs' own marks are not."""
-    xattrs = ((b"user.a", b"1\0"), (b"security.selinux", b"x"), (b"trusted.overlay.opaque", b"y"))
+    xattrs: tuple[tuple[bytes, bytes], ...] = (
+        (b"user.a", b"1\0"),
+        (b"security.selinux", b"x"),
+        (b"trusted.overlay.opaque", b"y"),
+    )
     xattrs += ((b"user.overlay.opaque", b"y"), (b"trusted.overlay.redirect", b"/etc"), (b"system.x", b""))
     unpacked(root, file("f", xattrs=xattrs), directory("d", xattrs=xattrs), symlink("l", b"f", xattrs=xattrs))
     for name in ("f", "d"):
@@ -182,7 +187,7 @@ def test_large_trees_need_few_descriptors(root: Path) -> None:
 )
 def test_last_entry_wins(root: Path, first: str, second: str) -> None:
     """Anything replaces anything, without following what was there."""
-    kinds = {
+    kinds: dict[str, list[Member]] = {
         "file": [file("x", b"old")],
         "link": [symlink("x", b"target")],
         "dangling": [symlink("x", b"nothing")],
@@ -379,7 +384,7 @@ def test_truncated_in_a_file(root: Path) -> None:
 @as_root
 def test_owners(root: Path) -> None:
     """Every kind of entry belongs to whom the archive says; set-user-ID stays."""
-    ids = {"uid": 1234, "gid": 2**32 - 2}
+    ids: dict[str, Any] = {"uid": 1234, "gid": 2**32 - 2}
     unpacked(
         root,
         directory("./", **ids),
