@@ -12,6 +12,7 @@ import re
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,14 +76,16 @@ def _is_foreign(cgroup: str, base: Path) -> bool:
 
 def _processes(base: Path) -> Iterator[str]:
     """Our own descendants, and whatever names `base` in its command line. A fork-server may come and go: its
-    trace is without its number, so that another one in its place is no leak."""
+    trace is without its number, so that another one in its place is no leak, but a second one is."""
     parents = {int(entry.name): _parent(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()}
     commands = {pid: _cmdline(str(pid)) for pid in parents}
-    ours = {pid for pid, command in commands.items() if str(base) in command or _descends(pid, parents)}
-    for pid in ours:
+    supervisors = {pid for pid, command in commands.items() if str(base) in command}
+    servers = Counter[str]()
+    for pid in supervisors | {pid for pid in parents if _descends(pid, parents)}:
         name = _read(PROC / str(pid) / "comm").strip()
-        if name == "lxcwrap-server":
-            yield f"fork-server ({commands[pid]})"
+        if pid in supervisors and parents[pid] not in supervisors and not name.startswith("lxcwrap"):
+            servers[commands[pid]] += 1
+            yield f"fork-server {servers[commands[pid]]} ({commands[pid]})"
         elif name and "multiprocessing" not in commands[pid]:  # its tracker lives as long as the interpreter
             yield f"process {pid} {name} ({commands[pid]})"
 
