@@ -35,6 +35,15 @@ def private_mount_namespace() -> None:
     syscalls.mount("none", "/", "none", MS_REC | MS_SLAVE)
 
 
+def current_namespace() -> int:
+    """A descriptor of this process' mount namespace, for another to `enter`."""
+    return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter(namespace_fd: int) -> None:
+    syscalls.setns(namespace_fd, CLONE_NEWNS)
+
+
 def clone_tree(path: str, *, recursive: bool = False) -> int:
     """A detached copy of the mount at `path` (a directory or file)."""
     flags = 1 | os.O_CLOEXEC | (AT_RECURSIVE if recursive else 0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 DEFAULT_ROOT = "/var/lib/lxcwrap"
@@ -42,7 +41,7 @@ class RootDir:
 
     def discard(self, path: Path) -> None:
         """Make `path` disappear at once, then delete it. A crash leaves it in trash/, which `empty_trash` clears."""
-        grave = self.trash / uuid.uuid4().hex
+        grave = self.trash / os.urandom(16).hex()
         try:
             path.rename(grave)
         except FileNotFoundError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
+from _thread import _local
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +55,8 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._local = threading.local()
+        # threading.local itself: importing threading costs every fork of the fork-server 440 KB (its after-fork hook).
+        self._local = _local()
 
     @property
     def connection(self) -> sqlite3.Connection:

@@ -226,7 +226,7 @@ class Monitor:
             "log_tail": self._log_tail() if error else "",
             "finished_at": time.time(),
         }
-        self.records.write("exit", record)
+        self.records.end(record)
         self._tell({"event": "exited", **record})
 
     def _tell(self, message: wire.Message) -> None:

@@ -119,7 +119,7 @@ class Server:
         elif operation == "launch":
             base = request["plan"]["idmap"][0]
             pair = self.pool.take(base)
-            self._hold(self._fork(lambda: monitor.run(request, connection, fds, pair, self.outbox)), request["plan"])
+            self._hold(self._fork(lambda: monitor.run(request, connection, fds, pair, self.outbox, self.cgroups)), request["plan"])
             close_pair(pair)
             if base:
                 self.pool.expect(base, base + RANGE_SIZE)

@@ -1,0 +1,224 @@
+"""How fast the core is, each figure beside its floor in the same run: medians, the two sides in turn.
+
+    python benchmarks/core.py [--runs 20] [--only NAME ...]
+
+Needs root, and `lxc` (lxc-execute, lxc-attach) and busybox-static for the floors. Everything lies in /dev/shm, so that
+the disk is not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lxcwrap
+from lxcwrap import PIPE, Host
+
+Act = Callable[[], object]
+LINES = 100_000
+WRITE_LINES = f"i=0; yes {'x' * 80} | head -n {LINES}"
+
+
+def milliseconds(act: Act) -> float:
+    began = time.perf_counter()
+    act()
+    return (time.perf_counter() - began) * 1000
+
+
+class Bench:
+    def __init__(self, host: Host, scratch: Path, runs: int) -> None:
+        self.host, self.scratch, self.runs = host, scratch, runs
+        self.config = make_floor(scratch)
+        self.rows: list[tuple[str, str]] = []
+
+    def say(self, what: str, figure: str) -> None:
+        self.rows.append((what, figure))
+        print(f"{what:58} {figure}", flush=True)
+
+    def pair(self, what: str, ours: Act, floor: Act, *, limit: float, runs: int | None = None) -> None:
+        """Both in turn, so that the machine's moods meet both."""
+        ours(), floor()
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(runs or self.runs):
+            times[0].append(milliseconds(ours))
+            times[1].append(milliseconds(floor))
+        mine, theirs = map(statistics.median, times)
+        self.say(what, f"{mine:8.2f} ms   floor {theirs:8.2f} ms   ratio {mine / theirs:5.2f} (at most {limit})")
+
+    def alone(self, what: str, act: Act, *, limit: str, runs: int | None = None, scale: float = 1.0) -> None:
+        act()
+        median = statistics.median(milliseconds(act) for _ in range(runs or self.runs)) * scale
+        self.say(what, f"{median:8.2f} ms   (at most {limit})")
+
+    # --- the measures ---
+
+    def run(self) -> None:
+        execute = ["lxc-execute", "-n", "floor", "-P", self.scratch / "lxc", "-f", self.config, "--", "/bin/true"]
+        self.pair(
+            "run true, all isolation on / lxc-execute without",
+            lambda: self.host.containers.run("busybox", ["true"]),
+            lambda: quietly(execute),
+            limit=1.0,
+        )
+
+    def exec(self) -> None:
+        with self.host.containers.launch("busybox", ["sleep", "1000"]) as container, floor_container(self) as name:
+            attach = ["lxc-attach", "-n", name, "-P", self.scratch / "lxc", "-f", self.config, "--", "/bin/true"]
+            self.pair("exec true / lxc-attach", lambda: container.exec(["true"]), lambda: quietly(attach), limit=1.0)
+
+    def call(self) -> None:
+        with self.host.containers.launch("busybox", ["sleep", "1000"]) as container:
+            self.alone("call os.getpid", lambda: container.call(os.getpid), limit="5 ms")
+
+    def popen(self) -> None:
+        with self.host.containers.launch("busybox", ["sleep", "1000"]) as container:
+
+            def read() -> None:
+                with container.popen(["head", "-c", str(1 << 30), "/dev/zero"], stdout=PIPE) as process:
+                    assert process.stdout is not None
+                    buffer, total = bytearray(1 << 20), 0
+                    while size := process.stdout.readinto(buffer):  # type: ignore[attr-defined]  # unbuffered: a FileIO
+                        total += size
+                    assert total == 1 << 30
+
+            rates = sorted((1 << 30) / 1e9 / (milliseconds(read) / 1000) for _ in range(5))
+            self.say("popen stdout, 1 GiB of /dev/zero", f"{rates[2]:8.2f} GB/s (at least 1)")
+
+    def logs(self) -> None:
+        target = self.scratch / "floor.out"
+        execute = ["lxc-execute", "-n", "floor", "-P", str(self.scratch / "lxc"), "-f", str(self.config), "--"]
+
+        def floor() -> None:
+            with target.open("wb") as file:
+                subprocess.run([*execute, "/bin/sh", "-c", WRITE_LINES], stdout=file, check=True)
+
+        def ours() -> None:
+            container = self.host.containers.launch("busybox", sh=WRITE_LINES)
+            container.wait()
+            made.append(container)
+
+        made: list[lxcwrap.Container] = []
+        self.pair(f"log {LINES} lines of 81 bytes / to a file", ours, floor, limit=1.3, runs=10)
+        self.alone("read them back as LogLines", lambda: list(made[-1].log_lines()), limit="100 ms", runs=10)
+        assert sum(1 for _ in made[-1].log_lines()) == LINES
+        for container in made:
+            container.remove()
+
+    def stop(self) -> None:
+        def stop() -> float:
+            container = self.host.containers.launch("busybox", ["sleep", "1000"])
+            took = milliseconds(container.stop)
+            container.remove()
+            return took
+
+        self.say("stop of sleep 1000", f"{statistics.median(stop() for _ in range(self.runs)):8.2f} ms   (at most 30 ms)")
+
+    def many(self) -> None:
+        count, threads = 200, 4
+        made: list[lxcwrap.Container] = []
+
+        def launch() -> None:
+            made.extend(self.host.containers.launch("busybox", ["sleep", "1000"]) for _ in range(count // threads))
+
+        workers = [threading.Thread(target=launch) for _ in range(threads)]
+        took = milliseconds(lambda: ([worker.start() for worker in workers], [worker.join() for worker in workers]))
+        self.say(f"launch {count} from {threads} threads, each", f"{took / count:8.2f} ms   (at most 12 ms)")
+        self.alone("list() of 200", lambda: self.host.containers.list(), limit="5 ms")
+        time.sleep(1)
+        self.say("private memory of an idle container", f"{private_memory(made) / count / 1024:8.0f} KiB  (at most 1024)")
+        for container in made:
+            container.remove(force=True)
+
+    def imports(self) -> None:
+        def python(code: str) -> Act:
+            return lambda: quietly([sys.executable, "-c", code])
+
+        self.pair("import lxcwrap / import subprocess, json", python("import lxcwrap"), python("import subprocess, json"), limit=1.5)
+
+
+def quietly(command: list[str | Path]) -> None:
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+class floor_container:
+    """A plain LXC container that sleeps."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def __enter__(self) -> str:
+        where = ["-n", "idle", "-P", str(self.bench.scratch / "lxc")]
+        quietly(["lxc-execute", *where, "-f", self.bench.config, "-d", "--", "/bin/sleep", "1000"])
+        self.where = where
+        return "idle"
+
+    def __exit__(self, *_: object) -> None:
+        quietly(["lxc-stop", "-k", *self.where])
+
+
+def make_floor(scratch: Path) -> Path:
+    """A busybox root and a minimal configuration for the LXC tools: no network, no isolation beyond the default."""
+    rootfs = scratch / "rootfs"
+    for name in ("bin", "dev", "proc", "sys", "tmp", "usr/sbin", "sbin"):
+        (rootfs / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", rootfs / "bin/busybox")
+    for applet in ("sh", "true", "sleep", "yes", "head"):
+        (rootfs / "bin" / applet).symlink_to("busybox")
+    (scratch / "lxc").mkdir()
+    config = scratch / "floor.conf"
+    config.write_text(
+        f"lxc.rootfs.path = dir:{rootfs}\nlxc.net.0.type = empty\nlxc.net.0.flags = up\nlxc.mount.auto = proc:mixed sys:ro\n"
+    )
+    return config
+
+
+def private_memory(containers: list[lxcwrap.Container]) -> int:
+    """Bytes that the helper processes of these containers have to themselves, the init included."""
+    total = 0
+    for container in containers:
+        init = container.init_pid
+        runner = int(status(init, "PPid"))
+        monitor = int(status(runner, "PPid"))
+        for pid in (init, runner, monitor):
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_")) * 1024
+    return total
+
+
+def status(pid: int | None, key: str) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{key}:"))
+
+
+MEASURES = ("run", "exec", "call", "popen", "logs", "stop", "many", "imports")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--only", nargs="*", choices=MEASURES, default=MEASURES)
+    arguments = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="lxcwrap-bench-", dir="/dev/shm"))
+    scratch.chmod(0o711)
+    try:
+        with Host(scratch / "host") as host:
+            host.containers.run("busybox", ["true"])
+            bench = Bench(host, scratch, arguments.runs)
+            for name in arguments.only:
+                getattr(bench, name)()
+            host.close(stop_server=True)
+    finally:
+        shutil.rmtree(scratch)
+
+
+if __name__ == "__main__":
+    main()
