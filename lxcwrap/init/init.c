@@ -341,6 +341,8 @@ static void start_supervised(void)
     while (read(running[0], &none, 1) < 0 && errno == EINTR)
         continue;
     report("R", -1);
+    /* A program that its user cannot read is not dumpable, and then /proc/1/fd is closed to the container's own root. */
+    prctl(PR_SET_DUMPABLE, 1);
     /* stdin is the command's alone: its writer shall see when it is closed. 1 and 2 serve those who use /proc/1/fd. */
     close(STDIN_FILENO);
     close_range(3, ~0U, 0);

@@ -25,6 +25,8 @@ def execute(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
     Answers: ``started`` with a pidfd, ``terminal`` with a pty master if asked for, ``exited``.
     """
     os.setsid()
+    # Until it executes our init, the process inside is a copy of the fork-server: nobody inside may trace or read it.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     entry_fds = CgroupHost().entry_fds(request["id"])
     argv = with_descriptors(request["argv"], init_end.fileno(), entry_fds)
