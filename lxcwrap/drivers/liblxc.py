@@ -99,10 +99,13 @@ class LxcDriver:
             "extra_env_vars": list(env),
             "initial_cwd": cwd,
         }
-        if callable(run):
-            pid = container.attach(run, None, **options)
-        else:
-            pid = container.attach(_lxc.attach_run_command, (run[0], list(run)), **options)
+        function, argument = (run, None) if callable(run) else (_lxc.attach_run_command, (run[0], list(run)))
+        # The bindings tell the interpreter of their fork in the child only, which Python 3.13 dies of.
+        ctypes.pythonapi.PyOS_BeforeFork()
+        try:
+            pid = container.attach(function, argument, **options)
+        finally:
+            ctypes.pythonapi.PyOS_AfterFork_Parent()
         if pid < 0:
             raise AttachRefused(name)
         return int(pid)
