@@ -75,19 +75,20 @@ def _is_foreign(cgroup: str, base: Path) -> bool:
 
 
 def _processes(base: Path) -> Iterator[str]:
-    """Our own descendants, and whatever names `base` in its command line. A fork-server may come and go: its
-    trace is without its number, so that another one in its place is no leak, but a second one is."""
+    """Our own descendants, and the supervisors of root directories in `base`. These are counted, not told apart:
+    a fork-server and the monitor it keeps ready may be replaced, but there must not be more of them."""
     parents = {int(entry.name): _parent(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()}
-    commands = {pid: _cmdline(str(pid)) for pid in parents}
-    supervisors = {pid for pid, command in commands.items() if str(base) in command}
-    servers = Counter[str]()
-    for pid in supervisors | {pid for pid in parents if _descends(pid, parents)}:
+    supervisors = Counter[str]()
+    for pid in parents:
+        command = _cmdline(str(pid))
         name = _read(PROC / str(pid) / "comm").strip()
-        if pid in supervisors and parents[pid] not in supervisors and not name.startswith("lxcwrap"):
-            servers[commands[pid]] += 1
-            yield f"fork-server {servers[commands[pid]]} ({commands[pid]})"
-        elif name and "multiprocessing" not in commands[pid]:  # its tracker lives as long as the interpreter
-            yield f"process {pid} {name} ({commands[pid]})"
+        if str(base) in command and "lxcwrap.supervisor" in command:
+            supervisors[name + command] += 1
+            yield f"supervisor {name}, number {supervisors[name + command]} ({command})"
+        elif "multiprocessing" in command:  # its tracker lives as long as the interpreter
+            continue
+        elif name and (str(base) in command or _descends(pid, parents)):
+            yield f"process {pid} {name} ({command})"
 
 
 def _descends(pid: int, parents: dict[int, int]) -> bool:
