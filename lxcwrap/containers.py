@@ -268,8 +268,9 @@ class Containers:
         kept, cache = capabilities(security), machinery.root.cache
         by_liblxc = security.seccomp and not security.privileged and not security.no_new_privs
         bundle = machinery.bundle(container_id)
-        bundle.mkdir(mode=0o711)
-        bundle.chmod(0o711)
+        bundle.mkdir(mode=0o700)
+        os.chown(bundle, -1, idmap.base)
+        bundle.chmod(0o710)  # its own root must pass through, nobody else
         for name in ("upper", "work", "rootfs"):
             directory = bundle / name
             directory.mkdir(mode=0o755)

@@ -10,15 +10,19 @@ state.db      SQLite
 from __future__ import annotations
 
 import os
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
 DEFAULT_ROOT = "/var/lib/lxcwrap"
 
 
 class RootDir:
-    """Paths under one root directory. Made with `prepare()`; every directory on the way is passable (o+x):
-    the container's shifted root must reach its own files, and cannot list anything."""
+    """Paths under one root directory, made with `prepare()`.
+
+    Users of the host get nowhere in it. Layers hold set-user-ID programs of root, container directories what their
+    containers wrote, and the records hold environments: whoever could reach them would be as good as root. Passable
+    (o+x) is only the way to a container's directory, which is its own group's, and to the init in cache/.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()
@@ -33,23 +37,43 @@ class RootDir:
 
     def prepare(self) -> None:
         self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for path in (self.images, self.run, self.trash):
+        for path in (self.images, self.layers, self.run, self.trash):
             path.mkdir(mode=0o700, exist_ok=True)
-        for path in (self.layers, self.containers, self.volumes, self.cache):
+        for path in (self.containers, self.volumes, self.cache):
             path.mkdir(mode=0o711, exist_ok=True)
             path.chmod(0o711)  # mkdir obeys the caller's umask
+        with suppress(FileExistsError):  # SQLite would make it as the umask says, and its companions as it is
+            os.close(os.open(self.state_db, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def discard(self, path: Path) -> None:
         """Make `path` disappear at once, then delete it. A crash leaves it in trash/, which `empty_trash` clears."""
-        grave = self.trash / os.urandom(16).hex()
         try:
-            path.rename(grave)
+            grave = path.rename(self._new_grave())
         except FileNotFoundError:
             return
-        shutil.rmtree(grave, ignore_errors=True) if not grave.is_symlink() and grave.is_dir() else grave.unlink()
+        self._delete(grave)
 
     def empty_trash(self) -> None:
         for grave in self.trash.iterdir():
-            shutil.rmtree(grave, ignore_errors=True) if not grave.is_symlink() and grave.is_dir() else grave.unlink(
-                missing_ok=True
-            )
+            self._delete(grave)
+
+    def _delete(self, grave: Path) -> None:
+        """Of any depth, as a container may nest directories beyond every limit of path, stack and descriptors: so each
+        is moved up into trash/ before it is emptied. Links are not followed. What resists stays for the next time."""
+        pending = [grave]
+        while pending:
+            directory = pending.pop()
+            with suppress(OSError):  # another process may empty the trash as well
+                if directory.is_symlink() or not directory.is_dir():
+                    directory.unlink()
+                    continue
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(Path(entry).rename(self._new_grave()))
+                        else:
+                            os.unlink(entry)
+                directory.rmdir()
+
+    def _new_grave(self) -> Path:
+        return self.trash / os.urandom(16).hex()

@@ -43,7 +43,7 @@ class Records:
 
     def write(self, name: str, record: Record) -> None:
         temporary = f"{self.path}/.{name}.{os.getpid()}"
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", opener=_private) as file:
             json.dump(record, file)
         os.rename(temporary, f"{self.path}/{name}.json")
 
@@ -91,3 +91,8 @@ class Records:
             return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
         finally:
             os.close(fd)
+
+
+def _private(path: str, flags: int) -> int:
+    # A plan holds the container's environment, which often holds its secrets.
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

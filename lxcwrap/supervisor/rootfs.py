@@ -19,6 +19,7 @@ from . import volumes
 
 _supports_descriptors = cache(mounts.supports_descriptor_lowers)
 Plan = Mapping[str, Any]
+_DATA = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
 
 
 def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = None) -> int:
@@ -57,8 +58,8 @@ def mount_all(plan: Plan, userns_fd: int | None) -> str:
         mounts.attach(root_fd, rootfs)
         for name, text in plan["files"].items():
             source = f"{plan['bundle']}/files/{posixpath.basename(name)}"
-            _write(source, text)
-            _attach_at(root_fd, mounts.idmapped_clone(source, userns_fd), name, idmap, is_dir=False)
+            _write(source, text, idmap.base)
+            _attach_at(root_fd, mounts.idmapped_clone(source, None, _DATA), name, idmap, is_dir=False)
         for mount in plan["mounts"]:
             if mount["kind"] == "volume":
                 volumes.fill(mount["source"], root_fd, mount["target"], idmap)
@@ -118,8 +119,10 @@ def _mount_point(root_fd: int, target: str, idmap: IdMap, *, is_dir: bool) -> It
         os.close(fd)
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str, owner: int) -> None:
+    """A file of the container's root, on disk too: it may make a set-user-ID program of it, and that must not be ours."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
+        os.fchown(file.fileno(), owner, owner)
         file.write(text)
-    os.chmod(path, 0o644)
+        os.fchmod(file.fileno(), 0o644)
