@@ -75,8 +75,8 @@ def _is_foreign(cgroup: str, base: Path) -> bool:
 
 
 def _processes(base: Path) -> Iterator[str]:
-    """Our own descendants, and the supervisors of root directories in `base`. These are counted, not told apart:
-    a fork-server and the monitor it keeps ready may be replaced, but there must not be more of them."""
+    """Our own descendants, and the supervisors of root directories in `base`. These are only counted: a
+    fork-server and the monitor it keeps ready may be replaced, but there must not be more of them."""
     parents = {int(entry.name): _parent(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()}
     supervisors = Counter[str]()
     for pid in parents:
