@@ -251,6 +251,8 @@ def describe_exit(exit_code: int | None) -> str:
     """How a command ended, in words: ``exit code 3``, ``killed by SIGKILL``, ``command not found``."""
     if exit_code is None:
         return "its exit code is unknown"
+    if exit_code == 125:
+        return "exit code 125 (it was not started)"
     if exit_code == 127:
         return "exit code 127 (command not found)"
     if exit_code == 126:

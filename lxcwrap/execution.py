@@ -53,8 +53,10 @@ class Streams:
                 raise ValueError(f"{name}=STDOUT: only stderr can go where stdout goes")
             if "stdout" in self.names:
                 self._give(name, self.fds[self.names.index("stdout")])
-        else:
+        elif isinstance(stream, int) or hasattr(stream, "fileno"):
             self._give(name, stream if isinstance(stream, int) else stream.fileno())
+        else:
+            raise TypeError(f"{name}={stream!r}: give PIPE, DEVNULL, an open file, a descriptor or None")
 
     def _give(self, name: str, fd: int) -> None:
         self.names.append(name)
@@ -237,6 +239,13 @@ class Popen:
         return f"<Popen {list(self.argv)!r} in {self.container}>"
 
 
+def input_bytes(data: bytes | str | None) -> bytes:
+    """`data` as it will be sent."""
+    if not isinstance(data, str | bytes | bytearray | memoryview | None):
+        raise TypeError(f"input= takes bytes or str, not {type(data).__name__}")
+    return data.encode() if isinstance(data, str) else bytes(data or b"")
+
+
 class Transfer:
     """Input to and output from a process, until it has ended or closed both outputs."""
 
@@ -247,7 +256,7 @@ class Transfer:
         stderr: IO[bytes] | None,
         data: bytes | str | None,
     ) -> None:
-        self._input = memoryview(data.encode() if isinstance(data, str) else data or b"")
+        self._input = memoryview(input_bytes(data))
         self._chunks: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._stdin = stdin
         self._outputs = {"stdout": stdout, "stderr": stderr}

@@ -16,9 +16,10 @@ from typing import Any
 from . import lifecycle
 from .drivers.pidfd import open_same
 from .errors import CallError, ExecError, SupervisorError, TimeoutExpired, WrongStateError
-from .execution import PIPE, Popen, Stream, Streams, checked
+from .execution import PIPE, Popen, Stream, Streams, checked, input_bytes
 from .inroot import Root
 from .machinery import Machinery
+from .options import check_user
 from .specs import Completed, ContainerSpec, State, check_argv, check_env
 from .supervisor.argv import init_argv
 from .supervisor.plan import capabilities, environment, uses_own_filter
@@ -41,7 +42,7 @@ def popen(
     extra = check_env(env)
     spec = _running(machinery, container_id, "exec in")
     options = init_argv(
-        user=spec.user if user is None else str(user),
+        user=spec.user if user is None else check_user(user, spec.security),
         groups=spec.groups if user is None else (),
         cwd=cwd or spec.cwd,
         tty=tty,
@@ -97,6 +98,7 @@ def execute(
         raise TypeError("give a command or sh=, and not both")
     words = ("/bin/sh", "-c", sh) if sh is not None else check_argv(argv) or ()
     began = time.monotonic()
+    input = None if input is None else input_bytes(input)
     stdin = None if input is None else PIPE
     with popen(
         machinery,

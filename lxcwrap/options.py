@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import posixpath
-from collections.abc import Collection, Mapping, Sequence
+import re
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from .errors import InvalidSpecError, UnsupportedError
+from .ids import RANGE_SIZE
 from .oci import ImageConfig
 from .specs import (
     ContainerSpec,
@@ -20,11 +25,11 @@ from .specs import (
     check_env,
     parse_signal,
 )
-from .supervisor.plan import environment
+from .supervisor.plan import ALL_CAPABILITIES, environment
 
 
 class ContainerOptions(TypedDict, total=False):
-    """Keywords of `run`, `launch` and `create`. What is not given comes from the image, or from a safe default.
+    """Keywords of `run`, `launch` and `create`. What is not given, or None, comes from the image or is a safe default.
 
     env: added to the image's.  user: ``"name"``, ``"uid"`` or ``"user:group"``, looked up in the container.
     groups: further groups.  cwd: absolute.  hostname: default the first 12 digits of the id.
@@ -32,7 +37,8 @@ class ContainerOptions(TypedDict, total=False):
     mounts: `Mount.bind`, `Mount.tmpfs`; they take the place of volumes the image declares there or below.
     tmpfs: targets of plain tmpfs mounts.  limits: `Limits`.
     read_only: the root file system cannot be written.  shm_size: of /dev/shm, bytes or text.
-    ulimits, sysctls, extra_hosts (name to address), labels, oom_score_adj (-1000..1000).
+    ulimits: `Ulimit`.  sysctls: of the container's own network and IPC.  extra_hosts: name to address.
+    labels: added to the image's.  oom_score_adj: -1000..1000.
     tty: a terminal for the main process.  init: False makes the command itself PID 1.
     devices: host nodes to give, ``"/dev/fuse"`` or `Device`.  cap_add, cap_drop: ``"NET_ADMIN"``, ``"ALL"``.
     privileged, seccomp, no_new_privs, masked_paths: see `Security`.
@@ -87,17 +93,14 @@ def make_spec(
     auto_remove: bool,
 ) -> ContainerSpec:
     """Everything about one container. Raises InvalidSpecError or TypeError for what cannot be meant."""
-    unknown = sorted(options.keys() - _KNOWN)
-    if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; known are {', '.join(sorted(_KNOWN))}")
+    for name in options.keys() - _KNOWN:
+        raise TypeError(f"unknown option {name!r}: {_advice(name)}")
+    options = {key: value for key, value in options.items() if value is not None}  # type: ignore[assignment]  # same keys
     name = options.get("name") or container_id[:12]
     security = Security(
-        cap_add=_capabilities(options.get("cap_add", ())),
-        cap_drop=_capabilities(options.get("cap_drop", ())),
-        devices=tuple(
-            Device(path=device) if isinstance(device, str) else device
-            for device in options.get("devices", ())
-        ),
+        cap_add=_capabilities("cap_add", options),
+        cap_drop=_capabilities("cap_drop", options),
+        devices=tuple(_device(each) for each in _each("devices", options, str | Device)),
         **{key: options[key] for key in _SECURITY if key in options},  # type: ignore[literal-required]  # keys of the TypedDict
     )
     return ContainerSpec(
@@ -106,15 +109,15 @@ def make_spec(
         argv=_command(config, argv, sh, options.get("entrypoint")),
         env=environment(_image_env(config), check_env(options.get("env"))),
         cwd=options.get("cwd") or config.working_dir or "/",
-        user=_user(options.get("user", config.user or "")),
-        groups=tuple(str(group) for group in options.get("groups", ())),
+        user=check_user(options.get("user", config.user or ""), security),
+        groups=tuple(str(group) for group in _each("groups", options, str | int)),
         hostname=options.get("hostname") or container_id[:12],
-        labels={**config.labels, **options.get("labels", {})},
+        labels={**config.labels, **_texts("labels", options)},
         stop_signal=parse_signal(options.get("stop_signal") or config.stop_signal or "TERM"),
         mounts=_mounts(config, options),
-        ulimits=tuple(options.get("ulimits", ())),
-        sysctls={str(key): str(value) for key, value in options.get("sysctls", {}).items()},
-        extra_hosts=dict(options.get("extra_hosts", {})),
+        ulimits=_each("ulimits", options, Ulimit),
+        sysctls=_sysctls(options),
+        extra_hosts=_extra_hosts(options),
         security=security,
         auto_remove=auto_remove,
         **{key: options[key] for key in _PLAIN if key in options},  # type: ignore[literal-required]  # keys of the TypedDict
@@ -123,13 +126,9 @@ def make_spec(
 
 def _mounts(config: ImageConfig, options: ContainerOptions) -> tuple[Mount, ...]:
     """The caller's, and a nameless volume for each path that the image declares and the caller has not covered."""
-    targets = options.get("tmpfs", ())
-    if isinstance(targets, str):
-        raise TypeError(f"tmpfs must be a list of targets, not {targets!r}")
-    given = (*options.get("mounts", ()), *(Mount.tmpfs(target) for target in targets))
+    targets = _each("tmpfs", options, str | os.PathLike)
+    given = (*_each("mounts", options, Mount), *(Mount.tmpfs(target) for target in targets))
     for mount in given:
-        if not isinstance(mount, Mount):
-            raise TypeError(f"mounts: {mount!r}: make it by Mount.bind() or Mount.tmpfs()")
         if mount.kind == "volume":
             raise UnsupportedError(f"the volume {mount.source!r}", "named volumes come later; use Mount.bind()")
     covered = {mount.target for mount in given}
@@ -171,14 +170,110 @@ def _image_env(config: ImageConfig) -> dict[str, str]:
     )
 
 
-def _capabilities(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise TypeError(f"capabilities must be a list of names, not {names!r}")
-    return tuple(sorted({name.upper().removeprefix("CAP_") for name in names}))
+def _device(value: str | Device) -> Device:
+    device = Device(path=value) if isinstance(value, str) else value
+    try:
+        mode = os.stat(device.path).st_mode
+    except OSError as error:
+        raise InvalidSpecError(f"device {device.path!r}: {error.strerror}") from None
+    if not stat.S_ISCHR(mode) and not stat.S_ISBLK(mode):
+        raise InvalidSpecError(f"device {device.path!r}: it is no device; give files by Mount.bind()")
+    return device
 
 
-def _user(value: str | int) -> str:
+def _capabilities(key: str, options: ContainerOptions) -> tuple[str, ...]:
+    names = {name.upper().removeprefix("CAP_") for name in _each(key, options, str)}
+    for name in names - ALL_CAPABILITIES - {"ALL"}:
+        raise InvalidSpecError(f"{key}: unknown capability {name!r}: see capabilities(7), or 'ALL'")
+    return tuple(sorted(names))
+
+
+def check_user(value: str | int, security: Security) -> str:
+    """``user`` or ``user:group``, names or numbers. InvalidSpecError for what no container of this kind can have."""
     text = str(value)
     if "\0" in text or "\n" in text or text.count(":") > 1:
         raise InvalidSpecError(f"user {value!r}: write 'user' or 'user:group', names or numbers")
+    for part in text.split(":"):
+        if part.isdecimal() and int(part) >= RANGE_SIZE and not security.privileged:
+            raise InvalidSpecError(f"user {value!r}: a container has the ids 0 to {RANGE_SIZE - 1}")
     return text
+
+
+# Kernel settings that a container has of its own, in its network and IPC namespaces.
+_SYSCTL = re.compile(
+    r"net\.[\w./*-]+|kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\.\w+"
+)
+
+
+def _sysctls(options: ContainerOptions) -> dict[str, str]:
+    settings = _texts("sysctls", options)
+    for name in settings:
+        if not _SYSCTL.fullmatch(name) or ".." in name:
+            raise InvalidSpecError(
+                f"sysctl {name!r}: a container has net.*, fs.mqueue.* and the kernel.shm*, msg* and sem settings "
+                "of its own; all others are the host's"
+            )
+    return settings
+
+
+def _extra_hosts(options: ContainerOptions) -> dict[str, str]:
+    hosts = _texts("extra_hosts", options)
+    for name, address in hosts.items():
+        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+            raise InvalidSpecError(f"extra_hosts: {name!r} is no host name")
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise InvalidSpecError(f"extra_hosts: {address!r} is no address, for {name!r}") from None
+    return hosts
+
+
+# --- what callers may mix up ---
+
+
+def _each(key: str, options: ContainerOptions, kind: Any) -> tuple[Any, ...]:
+    """The items of a list; TypeError for a single one, and for items that are not of `kind`."""
+    values: Any = options.get(key, ())
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{key}= takes a list, not {values!r}")
+    items = tuple(values)
+    for item in items:
+        if not isinstance(item, kind):
+            raise TypeError(f"{key}= takes a list of {_name(kind)}, and {item!r} is none")
+    return items
+
+
+def _texts(key: str, options: ContainerOptions) -> dict[str, str]:
+    values: Any = options.get(key, {})
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{key}= takes a dict, not {values!r}")
+    return {str(name): str(value) for name, value in values.items()}
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind))
+
+
+# How the same is called in docker-py and subprocess.
+_ADVICE = {
+    "auto_remove": "run() always removes",
+    "command": "the second argument is the command",
+    "cpus": "use limits=Limits(cpus=...)",
+    "detach": "launch() returns at once, run() waits",
+    "environment": "use env=",
+    "mem_limit": "use limits=Limits(memory=...)",
+    "pids_limit": "use limits=Limits(pids=...)",
+    "ports": "networks come later; use exec() or call() to reach it",
+    "remove": "run() always removes; launch() takes auto_remove=True",
+    "shell": "use sh=",
+    "timeout": "use timeout_s=",
+    "volumes": "use mounts=[Mount.bind(source, target)]",
+    "working_dir": "use cwd=",
+}
+
+
+def _advice(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, _KNOWN, n=1)
+    return _ADVICE.get(name) or (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_KNOWN))}")

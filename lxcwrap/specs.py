@@ -102,6 +102,8 @@ def check_argv(argv: Sequence[str] | None, what: str = "command") -> tuple[str, 
 def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
     """A dict of str to str; numbers are accepted as values, as most write ``env={"PORT": 80}``."""
     result = {}
+    if env is not None and not isinstance(env, Mapping):
+        raise TypeError(f"env= takes a dict, not {env!r}")
     for key, value in (env or {}).items():
         if not isinstance(key, str) or not isinstance(value, str | int | float):
             raise TypeError(f"env: {key!r}={value!r}: names and values must be strings")
@@ -293,6 +295,10 @@ class ContainerSpec:
     log_max_files: int = 3
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.limits, Limits):
+            raise TypeError(f"limits= takes Limits(...), not {self.limits!r}")
+        if self.log_max_files < 1:
+            raise InvalidSpecError(f"log_max_files={self.log_max_files}: must be at least 1")
         if not -1000 <= self.oom_score_adj <= 1000:
             raise InvalidSpecError(f"oom_score_adj={self.oom_score_adj}: must be within -1000..1000")
         if self.hostname and not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?", self.hostname):
@@ -313,6 +319,10 @@ class Port:
     protocol: Literal["tcp", "udp", "sctp"] = "tcp"
 
 
+def _shortened(data: bytes) -> str:
+    return repr(data if len(data) <= 200 else data[:200] + b"...")
+
+
 @frozen(kw_only=True)
 class Completed:
     """How a command ended, as `subprocess.CompletedProcess`. `stdout` and `stderr` are the output as text (UTF-8, what
@@ -320,8 +330,8 @@ class Completed:
 
     argv: tuple[str, ...]
     exit_code: int
-    stdout_bytes: bytes = field(repr=False)
-    stderr_bytes: bytes = field(repr=False)
+    stdout_bytes: bytes = field(repr=_shortened)
+    stderr_bytes: bytes = field(repr=_shortened)
     oom_killed: bool = False
     duration_s: float = 0.0
 

@@ -20,7 +20,7 @@ from .argv import init_argv
 DEFAULT_CAPABILITIES = frozenset(
     "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
 )
-_ALL_CAPABILITIES = DEFAULT_CAPABILITIES | frozenset(
+ALL_CAPABILITIES = DEFAULT_CAPABILITIES | frozenset(
     "AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE LINUX_IMMUTABLE MAC_ADMIN "
     "MAC_OVERRIDE NET_ADMIN NET_BROADCAST PERFMON SYSLOG SYS_ADMIN SYS_BOOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO "
     "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM".split()
@@ -37,8 +37,8 @@ Config = list[tuple[str, str]]
 def capabilities(security: Security) -> frozenset[str]:
     """Capabilities the container's root keeps."""
     if security.privileged:
-        return _ALL_CAPABILITIES
-    base = _ALL_CAPABILITIES if "ALL" in security.cap_add else DEFAULT_CAPABILITIES | set(security.cap_add)
+        return ALL_CAPABILITIES
+    base = ALL_CAPABILITIES if "ALL" in security.cap_add else DEFAULT_CAPABILITIES | set(security.cap_add)
     return frozenset() if "ALL" in security.cap_drop else base - set(security.cap_drop)
 
 
