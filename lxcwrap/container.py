@@ -142,7 +142,7 @@ class Container:
 
         Raises WrongStateError when it runs, StartError when it cannot be started; the error holds liblxc's log.
         """
-        lifecycle.start(self._machinery, self._id, self.name)
+        lifecycle.start(self._machinery, self._id)
         return self
 
     def stop(self, *, timeout_s: float = 10.0) -> int | None:
@@ -212,7 +212,6 @@ class Container:
         cwd: str | None = None,
         timeout_s: float | None = None,
         check: bool = True,
-        privileged: bool = False,
     ) -> Completed:
         """Run a command inside and collect its output, as `lxcwrap.run` does. It has the container's own isolation.
 

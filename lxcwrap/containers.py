@@ -17,11 +17,12 @@ from .drivers.seccomp import ensure_profile, init_dir
 from .errors import (
     ContainerNotFoundError,
     ImageNotFoundError,
+    InvalidSpecError,
     NameInUseError,
     TimeoutExpired,
     WrongStateError,
 )
-from .execution import DEVNULL, PIPE, Streams, Transfer, checked
+from .execution import DEVNULL, PIPE, Streams, Transfer, checked, input_bytes
 from .image import Image, Images
 from .ids import IdMap
 from .machinery import Machinery
@@ -100,7 +101,7 @@ class Containers:
 
         Raises ImageNotFoundError, InvalidSpecError, NameInUseError; then nothing was made.
         """
-        container_id, _ = self._create(image, argv, sh, options, auto_remove=auto_remove)
+        container_id, _, _ = self._create(image, argv, sh, options, auto_remove=auto_remove)
         return Container(self._machinery, container_id)
 
     def launch(
@@ -140,10 +141,13 @@ class Containers:
         it wrote until then is on the error), and as `launch`.
         """
         began = time.monotonic()
-        container_id, spec = self._create(image, argv, sh, options, auto_remove=True)
+        input = None if input is None else input_bytes(input)
+        if options.get("tty"):
+            raise InvalidSpecError("run() collects output and has no terminal: use launch(tty=True), or popen(tty=True)")
+        container_id, spec, slot = self._create(image, argv, sh, options, auto_remove=True)
         streams = Streams(DEVNULL if input is None else PIPE, PIPE, PIPE)
         try:
-            with lifecycle.begin(self._machinery, container_id, streams) as conversation:
+            with lifecycle.begin(self._machinery, container_id, spec, slot, streams) as conversation:
                 transfer = Transfer(
                     streams.files.get("stdin"), streams.files["stdout"], streams.files["stderr"], input
                 )
@@ -223,7 +227,7 @@ class Containers:
         options: ContainerOptions,
         *,
         auto_remove: bool,
-    ) -> tuple[str, ContainerSpec]:
+    ) -> tuple[str, ContainerSpec, int | None]:
         machinery = self._machinery
         container_id = secrets.token_hex(32)
         found = self._images.resolve(image)
@@ -238,7 +242,7 @@ class Containers:
         except BaseException:
             machinery.forget(container_id)
             raise
-        return container_id, spec
+        return container_id, spec, slot
 
     def _record(self, container_id: str, spec: ContainerSpec) -> int | None:
         """The intent: a row that, should this process die, tells the next `Host` what to clear. Its id range's slot."""

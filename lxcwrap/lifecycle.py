@@ -75,29 +75,33 @@ def look(machinery: Machinery, container_id: str) -> Run:
 
 
 def begin(
-    machinery: Machinery, container_id: str, streams: Streams, *, tty_to_caller: bool = False
+    machinery: Machinery, container_id: str, spec: ContainerSpec, slot: int | None, streams: Streams
 ) -> Conversation:
     """Ask for a start; the conversation tells how it goes. The caller's `streams` become those of the main process."""
-    plan = machinery.records(container_id).read("plan")
-    if plan is None:
-        row(machinery, container_id)
-        raise StartError(
-            container_id[:12], "its directory is damaged: plan.json is missing; remove the container"
-        )
-    plan["tty_to_caller"] = tty_to_caller
-    message = {"op": "launch", "plan": plan, "stdio": streams.names}
+    message = {
+        "op": "launch",
+        "id": container_id,
+        "root": str(machinery.root.path),
+        "bundle": str(machinery.bundle(container_id)),
+        "id_base": machinery.idmap(slot).base,
+        "auto_remove": spec.auto_remove,
+        "log": {"max_bytes": spec.log_max_bytes, "max_files": spec.log_max_files},
+        "stdio": streams.names,
+    }
     try:
-        return machinery.supervisor.ask(message, streams.fds, what=f"start of {plan['name']}")
+        return machinery.supervisor.ask(message, streams.fds, what=f"start of {spec.name}")
     finally:
         streams.sent()
 
 
-def start(machinery: Machinery, container_id: str, name: str) -> None:
+def start(machinery: Machinery, container_id: str) -> None:
     """Start, and return when the main process runs. Raises WrongStateError, StartError."""
-    state = look(machinery, container_id).state
+    record = row(machinery, container_id)
+    spec, state = spec_from_json(record["spec"]), look(machinery, container_id).state
+    name = spec.name
     if not state.can_start:
         raise WrongStateError(name, state, "start")
-    with begin(machinery, container_id, Streams(None, None, None)) as conversation:
+    with begin(machinery, container_id, spec, record["slot"], Streams(None, None, None)) as conversation:
         answer, _ = conversation.receive()
     if answer.get("exec_error"):
         raise StartError(name, explain_exec(answer["exec_error"], machinery, container_id))
@@ -211,6 +215,8 @@ def kill(machinery: Machinery, container_id: str) -> None:
 
 def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
     """Merge `limits` into the container's: in the kernel first, as only the kernel can refuse."""
+    if not isinstance(limits, Limits):
+        raise TypeError(f"update takes Limits(...), not {limits!r}")
     spec = spec_of(machinery, container_id)
     changed = {key: value for key, value in asdict(limits).items() if value is not None}
     merged = evolve(spec.limits, **changed)

@@ -24,8 +24,8 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _NETWORK_SYSCTLS = {"ipv4/ip_unprivileged_port_start": "0", "ipv4/ping_group_range": "0 65535"}
 
 
-def make_pair(idmap: IdMap) -> tuple[int | None, int]:
-    """(user namespace fd, network namespace fd) with loopback up; no user namespace for the identity map.
+def make_pair(idmap: IdMap) -> list[int]:
+    """Descriptors: network namespace, with loopback up, and user namespace; the first alone for the identity map.
 
     Forks: only for single-threaded processes. The namespaces live as long as the descriptors or members.
     """
@@ -43,8 +43,8 @@ def make_pair(idmap: IdMap) -> tuple[int | None, int]:
             _write(f"/proc/{child}/gid_map", mapping)
             ours.send(b"mapped")
         _expect(ours, b"net")
-        userns = None if idmap.is_identity else os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        return userns, os.open(f"/proc/{child}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        kinds = ("net",) if idmap.is_identity else ("net", "user")
+        return [os.open(f"/proc/{child}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in kinds]
     finally:
         os.kill(child, signal.SIGKILL)
         ours.close()
@@ -54,10 +54,8 @@ def make_pair(idmap: IdMap) -> tuple[int | None, int]:
 
 def make_user_namespace(idmap: IdMap) -> int:
     """A user namespace alone, to map ids of mounts by."""
-    userns, netns = make_pair(idmap)
+    netns, userns = make_pair(idmap)
     os.close(netns)
-    if userns is None:
-        raise ValueError("the identity map has no user namespace")
     return userns
 
 

@@ -19,7 +19,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
@@ -30,28 +29,26 @@ from . import runner, starter, wire
 from .records import Records
 from .undertaker import remove_container
 
-Plan = dict[str, Any]
 _STDOUT, _STDERR = 1, 2
 # How long a new start waits for the clean-up of the last run.
 _LOCK_TIMEOUT_S = 15.0
 
 
-def run(
-    request: wire.Message,
-    client: socket.socket,
-    fds: list[int],
-    pair: tuple[int | None, int] | None,
-    server: socket.socket,
-    cgroups: CgroupHost,
-) -> None:
-    """Hold the container of `request` until it has ended. `fds`: the caller's stdin, stdout, stderr, where given.
-    `pair`: its namespaces, if they were made ahead. `server` is told which process is init, so that it can say how
-    that ended should this monitor be killed."""
+def stand_by(channel: socket.socket, server: socket.socket, cgroups: CgroupHost) -> None:
+    """Wait on `channel` for the one container to hold, and hold it until it has ended.
+
+    `server` is told which process is init, so that it can say how that ended should this monitor be killed.
+    """
     os.setsid()
     syscalls.set_process_name("lxcwrap-monitor")
-    monitor = Monitor(request["plan"], client, cgroups)
+    monitor = Monitor(server, cgroups)
+    received = wire.take(channel)
+    if received is None:
+        return  # the server has ended, or has enough of us
+    order, (client, *fds) = received
+    channel.close()
     try:
-        monitor.start(dict(zip(request["stdio"], fds, strict=True)), pair, server)
+        monitor.start(order, socket.socket(fileno=client), fds)
         monitor.watch()
     except BaseException as error:  # whatever it was, the caller is told and the container recorded as ended
         monitor.fail(error)
@@ -60,70 +57,74 @@ def run(
 
 
 class Monitor:
-    def __init__(self, plan: Plan, client: socket.socket, cgroups: CgroupHost) -> None:
-        self.plan = plan
-        self.id: str = plan["id"]
-        self.records = Records(plan["bundle"])
-        self.client = client
+    def __init__(self, server: socket.socket, cgroups: CgroupHost) -> None:
         self.cgroups = cgroups
         self.poll = select.poll()
         self.handlers: dict[int, Callable[[], bool]] = {}  # each says whether it wants to hear more
         self.log: LogWriter | None = None
         self.outputs: list[int] = []
         self.lock_fd = -1
-        self.starter = self.runner = 0
-        self.runner_fd = self.result_fd = -1
         self.init_pidfd: int | None = None
         self.has_started = False
         self.exec_error: str | None = None
         self.exit_recorded = False
+        self._fork_others(server)
+
+    def _fork_others(self, server: socket.socket) -> None:
+        me = os.getpid()
+        orders, orders_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.reports, starter_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.result_fd, result_end = os.pipe2(os.O_CLOEXEC)
+        self.runner = os.fork()
+        if self.runner == 0:
+            for end in (orders, self.reports, starter_end):
+                end.close()
+            runner.stand_by(me, orders_end, self.cgroups, result_end)
+        os.close(result_end)
+        orders_end.close()
+        self.starter = os.fork()
+        if self.starter == 0:
+            self.reports.close()
+            starter.stand_by(me, starter_end, orders, server, self.cgroups)
+        starter_end.close()
+        orders.close()  # the runner must see their end if the starter dies
+        self.runner_fd = os.pidfd_open(self.runner)
 
     # --- start ---
 
-    def start(
-        self, given: dict[str, int], pair: tuple[int | None, int] | None, server: socket.socket
-    ) -> None:
+    def start(self, order: wire.Message, client: socket.socket, fds: list[int]) -> None:
+        """`fds`: the caller's streams as named in the order, then the namespaces, if they were made ahead."""
+        self.client = client
+        self.order = order
+        self.id: str = order["id"]
+        self.bundle: str = order["bundle"]
+        self.records = Records(self.bundle)
         self.lock_fd = self.records.hold(_LOCK_TIMEOUT_S)
         for name in ("exit", "run"):
             self.records.remove(name)
         with suppress(FileNotFoundError):
-            os.unlink(f"{self.plan['bundle']}/lxc.log")
-        stdio = self._stdio(given)
-        orders, orders_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        reports, reports_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.result_fd, result_end = os.pipe2(os.O_CLOEXEC)
-        me = os.getpid()
-        self.starter = os.fork()
-        if self.starter == 0:
-            starter.run(me, self.plan, pair, self.cgroups, orders, reports_end, self.client, server)
-        orders.close()  # the runner must see their end if the starter dies
-        reports_end.close()
-        self.runner = os.fork()
-        if self.runner == 0:
-            reports.close()
-            runner.run(me, self.id, self.plan["lxc_path"], self.cgroups, stdio, orders_end, result_end)
-        self.runner_fd = os.pidfd_open(self.runner)
-        orders_end.close()
-        for fd in {*stdio, result_end, *(fd for fd in pair or () if fd is not None)}:
+            os.unlink(f"{self.bundle}/lxc.log")
+        count = len(order["stdio"])
+        stdio = self._stdio(dict(zip(order["stdio"], fds[:count], strict=True)))
+        wire.hand(self.reports, self.bundle, [client.fileno(), *stdio, *fds[count:]])
+        for fd in {*stdio, *fds}:
             os.close(fd)
-        self._hear(reports.detach(), self._starter_reports)
+        self._hear(self.reports.fileno(), self._starter_reports)
         self._hear(self.runner_fd, self._runner_ended)
 
     def _stdio(self, given: dict[str, int]) -> tuple[int, int, int]:
         """Descriptors of init's 0, 1, 2: the caller's, or pipes to the log, or /dev/null."""
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        if self.plan["log"] and not {"stdout", "stderr"} <= given.keys():
-            self.log = LogWriter(f"{self.plan['bundle']}/logs", **self.plan["log"])
+        if not {"stdout", "stderr"} <= given.keys():
+            self.log = LogWriter(f"{self.bundle}/logs", **self.order["log"])
         outputs = []
         for stream, name in ((_STDOUT, "stdout"), (_STDERR, "stderr")):
             if name in given:
                 outputs.append(given[name])
-            elif self.log:
+            else:
                 reader, writer = open_pipe()
                 self._log_from(reader, stream)
                 outputs.append(writer)
-            else:
-                outputs.append(null)
         return given.get("stdin", null), outputs[0], outputs[1]
 
     def _log_from(self, fd: int, stream: int) -> None:
@@ -151,12 +152,11 @@ class Monitor:
                     self._forget(fd)
 
     def _starter_reports(self) -> bool:
-        fd = next(fd for fd, handler in self.handlers.items() if handler == self._starter_reports)
-        with socket.socket(fileno=os.dup(fd)) as reports:
-            received = wire.receive(reports)
+        received = wire.take(self.reports)
         if received is None:
             os.waitpid(self.starter, 0)
             self.starter = 0
+            self.reports.detach()  # closed by who called
             if not self.has_started and self.runner:
                 raise RuntimeError("the process that prepared the start was killed")
             return False
@@ -236,7 +236,7 @@ class Monitor:
     def _log_tail(self) -> str:
         """The end of liblxc's own log: its only explanation of a failed start."""
         try:
-            with open(f"{self.plan['bundle']}/lxc.log", encoding="utf-8", errors="replace") as file:
+            with open(f"{self.bundle}/lxc.log", encoding="utf-8", errors="replace") as file:
                 return file.read()[-2000:]
         except FileNotFoundError:
             return ""
@@ -260,5 +260,5 @@ class Monitor:
         if self.log:
             self.log.close()
         self.cgroups.remove(self.id)
-        if self.plan["auto_remove"]:
-            remove_container(RootDir(self.plan["root"]), self.id)
+        if self.order["auto_remove"]:
+            remove_container(RootDir(self.order["root"]), self.id)

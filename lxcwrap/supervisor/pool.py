@@ -7,7 +7,7 @@ import os
 from ..drivers import namespaces
 from ..ids import IdMap
 
-Pair = tuple[int | None, int]
+Pair = list[int]
 _MOST = 8
 
 
@@ -18,9 +18,9 @@ class NamespacePool:
         self._ready: dict[int, Pair] = {}
         self._wanted: list[int] = []
 
-    def take(self, base: int) -> Pair | None:
-        """A prepared pair for `base`, now the caller's; None when there is none."""
-        return self._ready.pop(base, None)
+    def take(self, base: int) -> Pair:
+        """A prepared pair for `base`, now the caller's; empty when there is none."""
+        return self._ready.pop(base, [])
 
     def expect(self, *bases: int) -> None:
         """Starts with these id ranges are likely next: the same again after a removal, or the next one up."""
@@ -48,7 +48,6 @@ class NamespacePool:
             close_pair(self._ready.popitem()[1])
 
 
-def close_pair(pair: Pair | None) -> None:
-    for fd in pair or ():
-        if fd is not None:
-            os.close(fd)
+def close_pair(pair: Pair) -> None:
+    for fd in pair:
+        os.close(fd)

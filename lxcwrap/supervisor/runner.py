@@ -15,15 +15,7 @@ from . import wire
 from .argv import with_descriptors
 
 
-def run(
-    monitor: int,
-    name: str,
-    lxc_path: str,
-    cgroups: CgroupHost,
-    stdio: tuple[int, int, int],
-    orders: socket.socket,
-    result_fd: int,
-) -> NoReturn:
+def stand_by(monitor: int, orders: socket.socket, cgroups: CgroupHost, result_fd: int) -> NoReturn:
     """Wait for the starter's orders, start, and write to `result_fd` how it ended: ``exit CODE``, or why it did not."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -31,21 +23,20 @@ def run(
             os._exit(1)
         os.setsid()
         syscalls.set_process_name("lxcwrap-runner")
-        received = wire.receive(orders)
+        received = wire.take(orders)
         if received is None:
-            os._exit(1)  # the starter failed, and has said why
-        order, fds = received
-        mounts_fd, status_fd, *namespace_fds = fds
+            os._exit(1)  # the starter failed, and has said why; or there was nothing to do
+        order, (stdin, stdout, stderr, mounts_fd, status_fd, *namespace_fds) = received
         mounts.enter(mounts_fd)
-        cgroups.enter(name)
-        entry_fds = cgroups.entry_fds(name)
-        for target, fd in enumerate(stdio):
+        cgroups.enter(order["id"])
+        entry_fds = cgroups.entry_fds(order["id"])
+        for target, fd in ((0, stdin), (1, stdout), (2, stderr)):
             os.dup2(fd, target, inheritable=True)
-        config = [tuple(item) for item in order["config"]]
+        config = order["config"]
         for kind, fd in zip(("net", "user"), namespace_fds, strict=False):
             config.append((f"lxc.namespace.share.{kind}", f"/proc/self/fd/{fd}"))
         argv = with_descriptors(order["init"], status_fd, entry_fds) + order["argv"]
-        code = LxcDriver(lxc_path).start(name, config, argv, keep_fds=(status_fd, *entry_fds))
+        code = LxcDriver(order["lxc_path"]).start(order["id"], config, argv, keep_fds=(status_fd, *entry_fds))
         os.write(result_fd, f"exit {code}".encode())
     except BaseException as error:
         os.write(result_fd, f"{type(error).__name__}: {error}".encode()[:4000])

@@ -24,8 +24,9 @@ from typing import NamedTuple, NoReturn
 from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
-from . import attacher, monitor, wire
+from . import attacher, wire
 from .pool import NamespacePool, close_pair
+from .standby import Standby
 from .undertaker import bury, is_settled
 
 _IDLE_S = 60.0
@@ -45,6 +46,7 @@ class Server:
         self.listener = listener
         self.lock = lock
         self.pool = NamespacePool()
+        self.standby: Standby | None = None
         self.cgroups = CgroupHost()
         self.retired = False
         self.poll = select.poll()
@@ -59,7 +61,7 @@ class Server:
         last = time.monotonic()
         while not self.retired:
             # First the requests; when there is none, one step of preparation; then sleep.
-            ready = self.poll.poll(0) or (None if self.pool.prepare_one() else self.poll.poll(1000))
+            ready = self.poll.poll(0) or (None if self._prepare_one() else self.poll.poll(1000))
             for fd, _event in ready or ():
                 self._attend(fd)
                 last = time.monotonic()
@@ -117,16 +119,32 @@ class Server:
             self.retired = request["protocol"] != wire.PROTOCOL or bool(request.get("retire"))
             wire.send(connection, {"protocol": wire.PROTOCOL, "pid": os.getpid()})
         elif operation == "launch":
-            base = request["plan"]["idmap"][0]
-            pair = self.pool.take(base)
-            self._hold(self._fork(lambda: monitor.run(request, connection, fds, pair, self.outbox, self.cgroups)), request["plan"])
-            close_pair(pair)
-            if base:
-                self.pool.expect(base, base + RANGE_SIZE)
+            self._launch(request, connection, fds)
         elif operation in attacher.OPERATIONS:
             self._fork(lambda: attacher.OPERATIONS[operation](request, connection, fds))
         else:
             wire.send(connection, {"error": f"unknown request {operation!r}"})
+
+    def _launch(self, order: wire.Message, connection: socket.socket, fds: list[int]) -> None:
+        base = order["id_base"]
+        pair = self.pool.take(base)
+        while not (standby := self.standby or self._new_standby()).launch(order, connection, fds, pair):
+            self.standby = None
+        self.standby = None
+        self._hold(standby.pid, order)
+        close_pair(pair)
+        if base:
+            self.pool.expect(base, base + RANGE_SIZE)
+
+    def _new_standby(self) -> Standby:
+        return Standby(self._fork, self.outbox, self.cgroups)
+
+    def _prepare_one(self) -> bool:
+        """One thing that the next launch need not wait for; False when all is ready."""
+        if self.standby is None and self.held:
+            self.standby = self._new_standby()
+            return True
+        return self.pool.prepare_one()
 
     def _fork(self, work: Callable[[], None]) -> int:
         child = os.fork()
@@ -149,6 +167,8 @@ class Server:
         self.inbox.close()
         os.close(self.lock)
         self.pool.close()
+        if self.standby:
+            self.standby.close()
         for fd in self.held:
             os.close(fd)
 

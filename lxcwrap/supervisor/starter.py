@@ -24,47 +24,52 @@ Plan = Mapping[str, Any]
 _LOOK_EVERY_MS = 1
 
 
-def run(
-    monitor: int,
-    plan: Plan,
-    pair: tuple[int | None, int] | None,
-    cgroups: CgroupHost,
-    orders: socket.socket,
-    reports: socket.socket,
-    client: socket.socket,
-    server: socket.socket,
+def stand_by(
+    monitor: int, reports: socket.socket, orders: socket.socket, server: socket.socket, cgroups: CgroupHost
 ) -> NoReturn:
-    """Prepare, give the runner its `orders`, hear from init, and tell monitor, caller and server what they must know."""
+    """Wait on `reports` for what the monitor hands over; prepare, give the runner its `orders`, hear from init, and
+    tell monitor, caller and server what they must know."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != monitor:
             os._exit(1)
         syscalls.set_process_name("lxcwrap-starter")
-        status = _prepare(plan, pair, cgroups, orders)
-        _Listener(plan, monitor, reports, client, server).listen(status)
+        received = wire.take(reports)
+        if received is None:
+            os._exit(1)
+        bundle, (client, *fds) = received
+        plan = Records(bundle).read("plan")
+        if plan is None:
+            raise FileNotFoundError(f"{bundle}/plan.json is missing: the container is damaged, remove it")
+        status = _prepare(plan, fds[:3], fds[3:], cgroups, orders)
+        _Listener(plan, monitor, reports, socket.socket(fileno=client), server).listen(status)
     except BaseException as error:
         traceback.print_exc()
         with suppress(OSError):
-            wire.send(reports, {"event": "failed", "error": str(error) or type(error).__name__})
+            wire.hand(reports, {"event": "failed", "error": str(error) or type(error).__name__})
     finally:
         os._exit(0)
 
 
 def _prepare(
-    plan: Plan, pair: tuple[int | None, int] | None, cgroups: CgroupHost, orders: socket.socket
+    plan: Plan, stdio: Sequence[int], pair: Sequence[int], cgroups: CgroupHost, orders: socket.socket
 ) -> socket.socket:
-    """Everything up to liblxc's start; the socket on which init will report."""
+    """Everything up to liblxc's start; the socket on which init will report. `pair`: network and user namespace."""
     cgroups.prepare(plan["id"], plan["limits"], plan["devices"])
-    userns_fd, netns_fd = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
+    namespace_fds = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
     mounts.private_mount_namespace()
     cgroups.hide_from_liblxc()
-    root = rootfs.mount_all(plan, userns_fd)
-    config = [*plan["config"], *cgroups.config_items(plan["id"], plan["devices"]), ("lxc.rootfs.path", f"dir:{root}")]
+    root = rootfs.mount_all(plan, namespace_fds[1] if len(namespace_fds) > 1 else None)
+    config = [*map(tuple, plan["config"]), *cgroups.config_items(plan["id"], plan["devices"])]
+    config.append(("lxc.rootfs.path", f"dir:{root}"))
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pass_sender(status)
-    with init_end:
-        fds = [mounts.current_namespace(), init_end.fileno(), netns_fd, *(() if userns_fd is None else (userns_fd,))]
-        wire.send(orders, {"config": config, "init": plan["init"], "argv": plan["argv"]}, fds)
+    order = {key: plan[key] for key in ("id", "lxc_path", "init", "argv")}
+    with init_end, orders:
+        fds = [*stdio, mounts.current_namespace(), init_end.fileno(), *namespace_fds]
+        wire.hand(orders, {**order, "config": config}, fds)
+    for fd in stdio:
+        os.close(fd)
     return status
 
 
@@ -97,7 +102,8 @@ class _Listener:
             elif data == b"R":
                 return self._started(None)
             elif not data:
-                return None  # the runner failed; it has said why
+                # The runner has ended: the command too, faster than we looked; or it failed and has said why.
+                return self._started(None) if becoming else None
 
     def _init(self, pid: int, pidfd: int | None) -> None:
         self.init_pid = pid
@@ -111,25 +117,20 @@ class _Listener:
             }
         )
         fds = [] if pidfd is None else [pidfd]
-        wire.send(self.reports, {"event": "init"}, fds)
+        wire.hand(self.reports, {"event": "init"}, fds)
         with suppress(OSError):  # the server has ended: then there is no second witness
             socket.send_fds(self.server, [self.plan["id"].encode()], fds, socket.MSG_DONTWAIT)
 
     def _terminal(self, master: int) -> None:
-        if self.plan["tty_to_caller"]:
-            self._tell({"event": "terminal"}, [master])
-        else:
-            wire.send(self.reports, {"event": "terminal"}, [master])
+        wire.hand(self.reports, {"event": "terminal"}, [master])
         os.close(master)
 
     def _started(self, exec_error: str | None) -> None:
         """The main process runs, or could not be executed."""
-        wire.send(self.reports, {"event": "started", "exec_error": exec_error})
-        self._tell({"event": "started", "init_pid": self.init_pid, "exec_error": exec_error})
-
-    def _tell(self, message: wire.Message, fds: Sequence[int] = ()) -> None:
+        wire.hand(self.reports, {"event": "started", "exec_error": exec_error})
         with suppress(OSError):  # the caller is gone: nobody to tell
-            wire.send(self.client, message, fds)
+            wire.send(self.client, {"event": "started", "init_pid": self.init_pid, "exec_error": exec_error})
+
 
 
 def _is_init(pid: int) -> bool:

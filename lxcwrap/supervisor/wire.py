@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import json
+import marshal
 import os
 import socket
 import struct
@@ -19,6 +20,7 @@ MAX_FDS = 16
 PROTOCOL = 1
 
 _LENGTH = struct.Struct("<I")
+_FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 Message = dict[str, Any]
 
 
@@ -56,8 +58,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
 
 
 def _first(sock: socket.socket) -> tuple[bytes, list[int]]:
-    space = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
-    data, ancillary, _flags, _address = sock.recvmsg(_LENGTH.size, space, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _flags, _address = sock.recvmsg(_LENGTH.size, _FDS_SPACE, socket.MSG_CMSG_CLOEXEC)
     return data, received_fds(ancillary)
 
 
@@ -80,3 +81,22 @@ def _more(sock: socket.socket, size: int) -> bytes:
 def close_all(fds: Sequence[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def hand(sock: socket.socket, value: Any, fds: Sequence[int] = ()) -> None:
+    """As `send`, between our own processes: by marshal, which touches far less of the memory they share than JSON."""
+    body = marshal.dumps(value)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    data = _LENGTH.pack(len(body)) + body
+    sent = sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+    if sent < len(data):
+        sock.sendall(data[sent:], socket.MSG_NOSIGNAL)
+
+
+def take(sock: socket.socket) -> tuple[Any, list[int]] | None:
+    """What `hand` sent; None at the end of the stream."""
+    head, ancillary, _flags, _address = sock.recvmsg(_LENGTH.size, _FDS_SPACE, socket.MSG_CMSG_CLOEXEC)
+    if not head:
+        return None
+    body = sock.recv(_LENGTH.unpack(head)[0], socket.MSG_WAITALL)
+    return marshal.loads(body), received_fds(ancillary)
