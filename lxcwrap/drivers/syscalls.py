@@ -53,6 +53,10 @@ def prctl(option: int, argument: int, second: int = 0) -> None:
     _checked(_libc.prctl(ctypes.c_int(option), *words), "prctl", None)
 
 
+def personality(persona: int) -> None:
+    _checked(_libc.personality(ctypes.c_ulong(persona)), "personality", None)
+
+
 def set_process_name(name: str) -> None:
     """What `ps` and `top` show; 15 bytes at most."""
     _libc.prctl(ctypes.c_int(PR_SET_NAME), name.encode()[:15], 0, 0, 0)

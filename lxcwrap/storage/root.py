@@ -19,9 +19,9 @@ DEFAULT_ROOT = "/var/lib/lxcwrap"
 class RootDir:
     """Paths under one root directory, made with `prepare()`.
 
-    Users of the host get nowhere in it. Layers hold set-user-ID programs of root, container directories what their
-    containers wrote, and the records hold environments: whoever could reach them would be as good as root. Passable
-    (o+x) is only the way to a container's directory, which is its own group's, and to the init in cache/.
+    Users of the host get nowhere in it: layers hold set-user-ID programs of root, container directories what
+    containers wrote, and the records hold environments. Passable (o+x) is only the way to a container's
+    directory, which is its own group's, and to the init in cache/.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -36,12 +36,14 @@ class RootDir:
         self.state_db = self.path / "state.db"
 
     def prepare(self) -> None:
-        self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            self.path.mkdir(parents=True)
+            self.path.chmod(0o711)  # mkdir obeys the caller's umask
         for path in (self.images, self.layers, self.run, self.trash):
             path.mkdir(mode=0o700, exist_ok=True)
         for path in (self.containers, self.volumes, self.cache):
             path.mkdir(mode=0o711, exist_ok=True)
-            path.chmod(0o711)  # mkdir obeys the caller's umask
+            path.chmod(0o711)
         with suppress(FileExistsError):  # SQLite would make it as the umask says, and its companions as it is
             os.close(os.open(self.state_db, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
@@ -58,8 +60,8 @@ class RootDir:
             self._delete(grave)
 
     def _delete(self, grave: Path) -> None:
-        """Of any depth, as a container may nest directories beyond every limit of path, stack and descriptors: so each
-        is moved up into trash/ before it is emptied. Links are not followed. What resists stays for the next time."""
+        """Of any depth, as a container may nest directories beyond every limit of path, stack and descriptors: so
+        each is moved up into trash/ before it is emptied. No link is followed. What resists stays for next time."""
         pending = [grave]
         while pending:
             directory = pending.pop()

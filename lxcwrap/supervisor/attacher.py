@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-from ..drivers import AttachRefused, mounts, namespaces, syscalls
+from ..drivers import AttachRefused, inheritance, mounts, namespaces, syscalls
 from ..drivers.cgroups import CgroupHost
 from ..drivers.liblxc import LxcDriver
 from ..ids import IdMap
@@ -24,9 +24,7 @@ def execute(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
 
     Answers: ``started`` with a pidfd, ``terminal`` with a pty master if asked for, ``exited``.
     """
-    os.setsid()
-    # Until it executes our init, the process inside is a copy of the fork-server: nobody inside may trace or read it.
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    _be_nobody_elses()
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     entry_fds = CgroupHost().entry_fds(request["id"])
     argv = with_descriptors(request["argv"], init_end.fileno(), entry_fds)
@@ -49,6 +47,14 @@ def execute(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
     _tell(client, {"event": "exited", "exit_code": _wait(pid), "exec_error": exec_error})
 
 
+def _be_nobody_elses() -> None:
+    os.setsid()
+    inheritance.new_session_keyring()
+    # What enters the container is a copy of the fork-server, until it executes something: nobody inside may
+    # trace or read it, or reach its files through /proc.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
 def _listen(status: socket.socket, client: socket.socket) -> str | None:
     """What init says until it has become the command: an error, or the master of its terminal."""
     error = None
@@ -66,7 +72,7 @@ def _listen(status: socket.socket, client: socket.socket) -> str | None:
 
 def call_function(request: wire.Message, client: socket.socket, fds: list[int]) -> None:
     """Run a pickled Python function inside; `fds`: its payload to read, the pipe for its result, and its stdio."""
-    os.setsid()
+    _be_nobody_elses()
     payload_fd, result_fd = fds[:2]
     with os.fdopen(payload_fd, "rb") as file:
         prepared = call.prepare_call(file.read())

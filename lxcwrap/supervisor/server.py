@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
-from ..drivers import syscalls
+from ..drivers import inheritance, syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
 from . import attacher, wire
@@ -180,6 +180,7 @@ def main(root: str, ready_fd: int) -> NoReturn:
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
+    inheritance.shed()
     log = os.open(f"{root}/run/server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for target, fd in ((0, null), (1, log), (2, log)):
