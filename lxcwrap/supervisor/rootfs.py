@@ -5,6 +5,7 @@ Runs in the supervisor's processes. Targets inside the root are resolved by the 
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from . import volumes
 
 _supports_descriptors = cache(mounts.supports_descriptor_lowers)
 Plan = Mapping[str, Any]
+_MAX_LINKS = 40  # as the kernel (path_resolution(7))
 _DATA = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
 
 
@@ -63,17 +65,20 @@ def mount_all(plan: Plan, userns_fd: int | None) -> str:
         for mount in plan["mounts"]:
             if mount["kind"] == "volume":
                 volumes.fill(mount["source"], root_fd, mount["target"], idmap)
-            fd = _make(mount, idmap, userns_fd)
+            fd = _new_mount(mount, idmap, userns_fd)
             is_dir = mount["kind"] == "tmpfs" or os.path.isdir(mount["source"])
             _attach_at(root_fd, fd, mount["target"], idmap, is_dir=is_dir)
         if plan["read_only"]:
+            for name in ("/dev", "/proc", "/sys"):  # then liblxc could not make them
+                with _mount_point(root_fd, name, idmap, is_dir=True):
+                    pass
             mounts.set_attributes(root_fd, mounts.RDONLY)
     finally:
         os.close(root_fd)
     return rootfs
 
 
-def _make(mount: Mapping[str, Any], idmap: IdMap, userns_fd: int | None) -> int:
+def _new_mount(mount: Mapping[str, Any], idmap: IdMap, userns_fd: int | None) -> int:
     attributes = mounts.NOSUID | mounts.NODEV
     attributes |= (mounts.RDONLY if mount["read_only"] else 0) | (0 if mount["exec"] else mounts.NOEXEC)
     if mount["kind"] == "tmpfs":
@@ -96,27 +101,39 @@ def _attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap, *, is_dir
 
 
 @contextmanager
-def _mount_point(root_fd: int, target: str, idmap: IdMap, *, is_dir: bool) -> Iterator[int]:
-    """An O_PATH descriptor of `target` within the root; what is missing is made, owned by the container's root."""
+def _mount_point(root_fd: int, target: str, idmap: IdMap, *, is_dir: bool, links: int = _MAX_LINKS) -> Iterator[int]:
+    """An O_PATH descriptor of `target` within the root; what is missing is made, owned by the container's root, also
+    where a link leads to nothing, as /etc/resolv.conf does in many images."""
     try:
         fd = open_in_root(root_fd, target, os.O_PATH)
     except FileNotFoundError:
         parent, name = posixpath.split(target.rstrip("/"))
-        with _mount_point(root_fd, parent or "/", idmap, is_dir=True) as parent_fd:
-            if is_dir:
-                os.mkdir(name, 0o755, dir_fd=parent_fd)
-            else:
-                os.close(
-                    os.open(
-                        name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent_fd
-                    )
-                )
-            os.chown(name, idmap.base, idmap.base, dir_fd=parent_fd, follow_symlinks=False)
+        with _mount_point(root_fd, parent or "/", idmap, is_dir=True, links=links) as parent_fd:
+            link = _make(parent_fd, name, idmap, is_dir=is_dir)
+        if link:
+            if not links:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+            with _mount_point(root_fd, posixpath.join(parent, link), idmap, is_dir=is_dir, links=links - 1):
+                pass
         fd = open_in_root(root_fd, target, os.O_PATH)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _make(parent_fd: int, name: str, idmap: IdMap, *, is_dir: bool) -> str | None:
+    """Make `name`; if it is a link, where it leads instead."""
+    try:
+        if is_dir:
+            os.mkdir(name, 0o755, dir_fd=parent_fd)
+        else:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o644, dir_fd=parent_fd))
+    except FileExistsError:
+        return os.readlink(name, dir_fd=parent_fd)
+    os.chown(name, idmap.base, idmap.base, dir_fd=parent_fd, follow_symlinks=False)
+    return None
 
 
 def _write(path: str, text: str, owner: int) -> None:
