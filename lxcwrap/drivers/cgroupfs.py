@@ -46,6 +46,14 @@ def _gone(error: OSError, path: str) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
+def open_entry(fd: int, cgroup: str) -> int:
+    """Descriptor: a process of one thread that writes ``0`` to it is in `cgroup`."""
+    try:
+        return os.open(f"{cgroup}/tasks", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+    except FileNotFoundError:  # v2
+        return os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+
+
 def move_self(fd: int, path: str) -> None:
     """Move the calling process, which has one thread, to the cgroup `path`."""
     try:

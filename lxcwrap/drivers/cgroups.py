@@ -26,7 +26,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from . import cgroup_limits, cgroupfs, syscalls
@@ -196,12 +196,6 @@ class CgroupHost:
             raise RuntimeError("cgroups must not be hidden from the whole host")
         syscalls.mount("none", self.base, "tmpfs", _MS_RDONLY | _MS_NOSUID_NODEV_NOEXEC, "size=4k")
 
-    def enter(self, container_id: str) -> None:
-        """Move the calling process, which has one thread, to where it will start liblxc. Nothing on v2."""
-        if not self.is_v2:
-            for fd in self._hierarchies:
-                cgroupfs.move_self(fd, f"{BASE}/{container_id}")
-
     def exists(self, container_id: str) -> bool:
         """Whether the container has cgroups."""
         return any(os.access(f"{BASE}/{container_id}", os.F_OK, dir_fd=fd) for fd in self._hierarchies)
@@ -212,12 +206,30 @@ class CgroupHost:
         They work from inside of all namespaces. Empty on v2, where liblxc does it at start and at attach.
         Raises FileNotFoundError when there is no such container.
         """
-        if self.is_v2:
-            return []
-        path, fds = f"{BASE}/{container_id}/c/tasks", list[int]()
+        return [] if self.is_v2 else self._open_all(f"{BASE}/{container_id}/c", self._hierarchies)
+
+    def runner_fds(self, container_id: str) -> list[int]:
+        """The same for the process that starts liblxc."""
+        return [] if self.is_v2 else self._open_all(f"{BASE}/{container_id}", self._hierarchies)
+
+    def supervisor_fds(self) -> list[int]:
+        """The same for where `settle` put the fork-server."""
+        return self._open_all(_SUPERVISOR, self._all_hierarchies())
+
+    def oom_fd(self, container_id: str) -> int:
+        """Descriptor of a file with a line ``oom_kill COUNT``, readable until the cgroup is removed; -1: none."""
+        file = "memory.events" if self.is_v2 else "memory.oom_control"
+        if "memory" not in self._by_controller:
+            return -1
+        path = f"{self._limited(container_id)}/{file}"
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._by_controller["memory"])
+
+    @staticmethod
+    def _open_all(cgroup: str, hierarchies: Iterable[int]) -> list[int]:
+        fds = list[int]()
         try:
-            for fd in self._hierarchies:
-                fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd))
+            for fd in hierarchies:
+                fds.append(cgroupfs.open_entry(fd, cgroup))
         except OSError:
             for fd in fds:
                 os.close(fd)

@@ -14,10 +14,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 from . import AttachRefused, StartRefused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from typing import Any
 
 try:
     import _lxc
@@ -48,6 +51,18 @@ _PYOBJECT_HEAD = object.__basicsize__  # the bindings keep their struct lxc_cont
 def version() -> str:
     """Version of liblxc, such as ``5.0.2``."""
     return str(_lxc.get_version())
+
+
+def warm_up() -> None:
+    """Let liblxc do once, in the process that all others are forked from, what each would do for itself."""
+    container = _lxc.Container("warm-up", "/nonexistent")
+    container.clear_config()
+    for key, value in (
+        ("lxc.uts.name", "x"),
+        ("lxc.mount.entry", "a b none bind 0 0"),
+        ("lxc.cap.keep", "chown"),
+    ):
+        _append(container, key, value)
 
 
 class LxcDriver:

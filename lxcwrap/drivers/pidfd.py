@@ -7,8 +7,10 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # linux/pidfd.h: PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15 and newer
 _GET_INFO = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
@@ -66,8 +68,10 @@ def _code(buffer: bytearray) -> int:
 def pass_sender(sock: socket.socket) -> None:
     """Let `sock` tell who sent each packet: `sender` reads it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    with suppress(OSError):  # Linux before 6.5
+    try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_PASSPIDFD, 1)
+    except OSError:
+        pass  # Linux before 6.5
 
 
 def sender(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int | None]:

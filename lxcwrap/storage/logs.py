@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import struct
 import time
-from typing import NamedTuple
 
 STDOUT, STDERR = 1, 2
 MAGIC = b"lxcwlog\x01"
@@ -33,10 +33,19 @@ _PIPE_SIZE = 1 << 20
 _FEW = 4096
 
 
-class Frame(NamedTuple):
-    time_ns: int
-    stream: int
-    data: bytes
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+
+    class Frame(NamedTuple):
+        time_ns: int
+        stream: int
+        data: bytes
+
+else:  # typing is too heavy for the monitor (supervisor/handover.py)
+    from collections import namedtuple
+
+    Frame = namedtuple("Frame", ("time_ns", "stream", "data"))
 
 
 class FormatVersionError(Exception):
@@ -49,6 +58,7 @@ def open_pipe() -> tuple[int, int]:
     It holds 1 MiB, so that the container rarely waits for us. Memory is taken only while it is filled.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.fchmod(writer, 0o666)  # whoever the main process is may open /dev/stdout, as many programs do
     os.set_blocking(reader, False)
     # Refused to users without privileges who have many pipes already: a smaller one works too, only slower.
     with contextlib.suppress(PermissionError):
@@ -123,7 +133,7 @@ class LogWriter:
         self._max_bytes = max(max_bytes, 4096)
         self._max_files = max(max_files, 1)
         self._lost = 0
-        self._buffer = memoryview(bytearray(BLOCK_SIZE))  # one for all reads: the heap does not grow
+        self._buffer = memoryview(mmap.mmap(-1, BLOCK_SIZE))  # one for all reads, and no page before the first
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._number = max(file_numbers(directory), default=0)
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 INIT = "/dev/.lxcwrap/init"
 FILTER = "/dev/.lxcwrap/filter.bpf"

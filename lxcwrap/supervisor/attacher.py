@@ -15,6 +15,7 @@ from ..drivers.liblxc import LxcDriver
 from ..ids import IdMap
 from . import call, rootfs, wire
 from .argv import with_descriptors
+from .handover import close_all, received_fds
 
 Work = Callable[[wire.Message, socket.socket, list[int]], None]
 
@@ -60,12 +61,12 @@ def _listen(status: socket.socket, client: socket.socket) -> str | None:
     error = None
     while True:
         data, ancillary, _flags, _address = status.recvmsg(4096, 1024, socket.MSG_CMSG_CLOEXEC)
-        fds = wire.received_fds(ancillary)
+        fds = received_fds(ancillary)
         if data.startswith(b"E"):
             error = data[1:].decode(errors="replace")
         elif data == b"T":
             _tell(client, {"event": "terminal"}, fds)
-        wire.close_all(fds)
+        close_all(fds)
         if not data:
             return error
 

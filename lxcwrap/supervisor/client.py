@@ -21,9 +21,7 @@ from ..errors import SupervisorError, UnsupportedError
 from . import wire
 
 _START_TIMEOUT_S = 30.0
-_BOOT = (
-    "import sys; sys.path[:0] = {paths!r}; from lxcwrap.supervisor.server import main; main({root!r}, {fd})"
-)
+_BOOT = "import sys; sys.path[:0] = {paths!r}; from lxcwrap.supervisor.boot import main; main({root!r}, {fd})"
 
 
 class Conversation:

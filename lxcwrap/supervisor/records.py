@@ -12,14 +12,19 @@ Files are written under another name and renamed: a reader sees the old or the n
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import struct
 import time
-from contextlib import suppress
-from typing import Any
 
-Record = dict[str, Any]
+from .handover import flat_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Record = dict[str, Any]
+else:
+    Record = dict
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 
 
@@ -31,6 +36,8 @@ class Records:
 
     def read(self, name: str) -> Record | None:
         """One of ``plan``, ``run``, ``exit``; None when there is none."""
+        import json  # here, as the monitor must stay light (handover.py)
+
         try:
             with open(f"{self.path}/{name}.json", "rb") as file:
                 record: Record = json.loads(file.read())
@@ -42,6 +49,8 @@ class Records:
         return os.path.exists(f"{self.path}/{name}.json")
 
     def write(self, name: str, record: Record) -> None:
+        import json
+
         temporary = f"{self.path}/.{name}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8", opener=_private) as file:
             json.dump(record, file)
@@ -49,15 +58,17 @@ class Records:
 
     def begin(self, run: Record) -> None:
         """Record that a run has begun, and a place for its end."""
-        with suppress(FileNotFoundError):  # of a run whose monitor was killed
-            os.unlink(f"{self.path}/exit.part")
+        try:
+            os.unlink(f"{self.path}/exit.part")  # of a run whose monitor was killed
+        except FileNotFoundError:
+            pass
         os.close(os.open(f"{self.path}/exit.part", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         self.write("run", run)
 
     def end(self, record: Record) -> None:
         """Record how the run ended."""
         with open(f"{self.path}/exit.part", "w", encoding="utf-8") as file:
-            json.dump(record, file)
+            file.write(flat_json(record))
         os.rename(f"{self.path}/exit.part", f"{self.path}/exit.json")
 
     def remove(self, name: str) -> None:

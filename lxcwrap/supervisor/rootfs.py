@@ -101,7 +101,9 @@ def _attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap, *, is_dir
 
 
 @contextmanager
-def _mount_point(root_fd: int, target: str, idmap: IdMap, *, is_dir: bool, links: int = _MAX_LINKS) -> Iterator[int]:
+def _mount_point(
+    root_fd: int, target: str, idmap: IdMap, *, is_dir: bool, links: int = _MAX_LINKS
+) -> Iterator[int]:
     """An O_PATH descriptor of `target` within the root; what is missing is made, owned by the container's root, also
     where a link leads to nothing, as /etc/resolv.conf does in many images."""
     try:

@@ -24,7 +24,8 @@ from typing import NamedTuple, NoReturn
 from ..drivers import inheritance, syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
-from . import attacher, wire
+from . import attacher, nursery, wire
+from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
 from .standby import Standby
 from .undertaker import bury, is_settled
@@ -34,15 +35,16 @@ _BURY_TIMEOUT_S = 10.0
 
 
 class Held(NamedTuple):
-    """A container with a monitor of ours, which we outlive or not: `init` is a pidfd, once the monitor has sent it."""
+    """A container that runs: `order` is what its start was asked with, `init` a pidfd, once the starter has sent it."""
 
-    plan: wire.Message
+    order: wire.Message
+    standby: Standby
     init: int | None
 
 
 class Server:
-    def __init__(self, root: str, listener: socket.socket, lock: int) -> None:
-        self.root = root
+    def __init__(self, listener: socket.socket, lock: int, nursery_end: socket.socket) -> None:
+        self.nursery = nursery_end
         self.listener = listener
         self.lock = lock
         self.pool = NamespacePool()
@@ -51,10 +53,17 @@ class Server:
         self.retired = False
         self.poll = select.poll()
         self.held: dict[int, Held] = {}  # by a pidfd of the monitor
-        # Monitors send what container it is and a pidfd of its init.
+        # Starters send what container it is and a pidfd of its init.
         self.inbox, self.outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.poll.register(listener, select.POLLIN)
         self.poll.register(self.inbox, select.POLLIN)
+
+    def settle(self) -> None:
+        """Leave the caller's cgroups, and the nursery too: its session's end must not be the containers' end."""
+        self.cgroups.settle()
+        fds = self.cgroups.supervisor_fds()
+        hand(self.nursery, nursery.JOIN, fds)
+        close_all(fds)
 
     def serve(self) -> None:
         """Until retired, or idle for a while."""
@@ -77,23 +86,30 @@ class Server:
         elif fd == self.inbox.fileno():
             name, fds, _flags, _address = socket.recv_fds(self.inbox, 64, 1)
             for monitor_fd, held in self.held.items():
-                if held.plan["id"] == name.decode():
-                    self.held[monitor_fd] = Held(held.plan, fds[0])
+                if fds and held.order["id"] == name.decode():
+                    self.held[monitor_fd] = held._replace(init=fds[0])
         else:
             self._monitor_ended(fd)
 
-    def _hold(self, monitor_pid: int, plan: wire.Message) -> None:
-        with suppress(ProcessLookupError):
-            fd = os.pidfd_open(monitor_pid)
-            self.held[fd] = Held(plan, None)
+    def _hold(self, order: wire.Message, standby: Standby) -> None:
+        try:
+            fd = os.pidfd_open(standby.monitor)
+        except ProcessLookupError:  # it has ended already
+            self._clear(Held(order, standby, None))
+        else:
+            self.held[fd] = Held(order, standby, None)
             self.poll.register(fd, select.POLLIN)
 
     def _monitor_ended(self, fd: int) -> None:
-        held = self.held.pop(fd)
         self.poll.unregister(fd)
         os.close(fd)
-        if not is_settled(held.plan, self.cgroups):  # it was killed
-            self._fork(lambda: bury(held.plan, self.cgroups, held.init, timeout_s=_BURY_TIMEOUT_S))
+        self._clear(self.held.pop(fd))
+
+    def _clear(self, held: Held) -> None:
+        """The monitor has ended, by itself or killed: do what is left to do."""
+        held.standby.close()
+        if not is_settled(held.order, self.cgroups):
+            self._fork(lambda: bury(held.order, self.cgroups, held.init, timeout_s=_BURY_TIMEOUT_S))
         if held.init is not None:
             os.close(held.init)
 
@@ -111,7 +127,7 @@ class Server:
         try:
             self._dispatch(request, connection, fds)
         finally:
-            wire.close_all(fds)
+            close_all(fds)
 
     def _dispatch(self, request: wire.Message, connection: socket.socket, fds: list[int]) -> None:
         operation = request.get("op")
@@ -131,13 +147,13 @@ class Server:
         while not (standby := self.standby or self._new_standby()).launch(order, connection, fds, pair):
             self.standby = None
         self.standby = None
-        self._hold(standby.pid, order)
+        self._hold(order, standby)
         close_pair(pair)
         if base:
             self.pool.expect(base, base + RANGE_SIZE)
 
     def _new_standby(self) -> Standby:
-        return Standby(self._fork, self.outbox, self.cgroups)
+        return Standby(self.nursery, self._fork, self.outbox, self.cgroups)
 
     def _prepare_one(self) -> bool:
         """One thing that the next launch need not wait for; False when all is ready."""
@@ -165,26 +181,18 @@ class Server:
         """In a child: what is the server's alone. It may outlive the server, and must not keep the next one out."""
         self.listener.close()
         self.inbox.close()
+        self.nursery.close()
         os.close(self.lock)
         self.pool.close()
         if self.standby:
             self.standby.close()
-        for fd in self.held:
+        for fd, held in self.held.items():
             os.close(fd)
+            held.standby.close()
 
 
-def main(root: str, ready_fd: int) -> NoReturn:
+def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
     """Serve `root`; says ``ok`` on `ready_fd` when connections are taken. Another server's presence ends this one."""
-    if os.fork():
-        os._exit(0)  # nobody's child: the caller need not reap us
-    os.setsid()
-    os.chdir("/")
-    os.umask(0o022)
-    inheritance.shed()
-    log = os.open(f"{root}/run/server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for target, fd in ((0, null), (1, log), (2, log)):
-        os.dup2(fd, target)
     lock = os.open(f"{root}/run/server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -198,16 +206,16 @@ def main(root: str, ready_fd: int) -> NoReturn:
         listener.bind(path)
         os.chmod(path, 0o600)
         listener.listen(1024)
+        server = Server(listener, lock, nursery_end)
+        server.settle()
         os.write(ready_fd, b"ok")
         os.close(ready_fd)
-        server = Server(root, listener, lock)
-        server.cgroups.settle()
         # Children are reaped by the kernel, and so are the inits of killed monitors, which would else go to the host's
         # init: only of a process that has been reaped the kernel tells the exit code.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         gc.collect()
-        gc.freeze()  # the collector must not touch, and so copy, the pages shared with every child
+        gc.freeze()
         gc.disable()
         try:
             server.serve()

@@ -1,40 +1,57 @@
-"""Monitors forked ahead of the launch they will serve, each with its starter and runner: three forks that a launch
-need not wait for, and processes that share almost all their memory, as they have done nothing yet.
+"""The processes of one container, made ahead of the launch they will serve, so that a launch need not wait for forks:
+monitor and runner by the nursery, the starter by the fork-server itself. They have done nothing yet.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..drivers.cgroups import CgroupHost
-from . import monitor, wire
+from . import nursery, starter
+from .handover import hand, take
 
 
 class Standby:
-    """The server's end of one waiting monitor. It ends when this end is closed without a `launch`."""
+    """The server's end of them. They end when it is closed without a `launch`; a monitor with a container to hold then
+    knows that it must clear up by itself."""
 
     def __init__(
-        self, fork: Callable[[Callable[[], None]], int], server: socket.socket, cgroups: CgroupHost
+        self,
+        nursery_end: socket.socket,
+        fork: Callable[[Callable[[], None]], int],
+        server: socket.socket,
+        cgroups: CgroupHost,
     ) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        reports, monitor_reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        orders, runner_orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
 
         def wait() -> None:
-            self._channel.close()
-            monitor.stand_by(theirs, server, cgroups)
+            for end in (self._channel, channel, monitor_reports, runner_orders):
+                end.close()
+            starter.stand_by(reports, orders, server, cgroups)
 
-        self.pid = fork(wait)
-        theirs.close()
+        theirs = (channel, monitor_reports, runner_orders)
+        with channel, reports, monitor_reports, orders, runner_orders:
+            hand(nursery_end, nursery.MONITOR, [end.fileno() for end in theirs])
+            fork(wait)
+        answer = take(nursery_end)
+        if answer is None:
+            raise RuntimeError("the nursery was killed")
+        self.monitor: int = answer[0]
 
-    def launch(self, order: wire.Message, client: socket.socket, fds: Sequence[int], pair: Sequence[int]) -> bool:
-        """Let it hold a container; False when it has been killed meanwhile."""
+    def launch(
+        self, order: dict[str, Any], client: socket.socket, fds: Sequence[int], pair: Sequence[int]
+    ) -> bool:
+        """Let them hold a container; False when the monitor has been killed meanwhile."""
         try:
-            wire.hand(self._channel, order, [client.fileno(), *fds, *pair])
+            hand(self._channel, order, [client.fileno(), *fds, *pair])
             return True
         except OSError:
-            return False
-        finally:
             self.close()
+            return False
 
     def close(self) -> None:
         self._channel.close()

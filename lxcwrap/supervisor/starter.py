@@ -18,6 +18,7 @@ from ..drivers.pidfd import pass_sender, sender, start_time
 from ..ids import IdMap
 from . import rootfs, wire
 from .argv import INIT
+from .handover import hand, received_fds, take
 from .records import Records
 
 Plan = Mapping[str, Any]
@@ -25,28 +26,26 @@ _LOOK_EVERY_MS = 1
 
 
 def stand_by(
-    monitor: int, reports: socket.socket, orders: socket.socket, server: socket.socket, cgroups: CgroupHost
+    reports: socket.socket, orders: socket.socket, server: socket.socket, cgroups: CgroupHost
 ) -> NoReturn:
     """Wait on `reports` for what the monitor hands over; prepare, give the runner its `orders`, hear from init, and
     tell monitor, caller and server what they must know."""
     try:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != monitor:
-            os._exit(1)
         syscalls.set_process_name("lxcwrap-starter")
-        received = wire.take(reports)
+        received = take(reports)
         if received is None:
             os._exit(1)
-        bundle, (client, *fds) = received
+        (bundle, monitor), (client, *fds) = received
         plan = Records(bundle).read("plan")
         if plan is None:
             raise FileNotFoundError(f"{bundle}/plan.json is missing: the container is damaged, remove it")
         status = _prepare(plan, fds[:3], fds[3:], cgroups, orders)
-        _Listener(plan, monitor, reports, socket.socket(fileno=client), server).listen(status)
+        oom_fd = cgroups.oom_fd(plan["id"])
+        _Listener(plan, monitor, oom_fd, reports, socket.socket(fileno=client), server).listen(status)
     except BaseException as error:
         traceback.print_exc()
         with suppress(OSError):
-            wire.hand(reports, {"event": "failed", "error": str(error) or type(error).__name__})
+            hand(reports, ("failed", str(error) or type(error).__name__))
     finally:
         os._exit(0)
 
@@ -60,14 +59,16 @@ def _prepare(
     mounts.private_mount_namespace()
     cgroups.hide_from_liblxc()
     root = rootfs.mount_all(plan, namespace_fds[1] if len(namespace_fds) > 1 else None)
-    config = [*map(tuple, plan["config"]), *cgroups.config_items(plan["id"], plan["devices"])]
+    config = [*plan["config"], *cgroups.config_items(plan["id"], plan["devices"])]
     config.append(("lxc.rootfs.path", f"dir:{root}"))
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pass_sender(status)
     order = {key: plan[key] for key in ("id", "lxc_path", "init", "argv")}
     with init_end, orders:
-        fds = [*stdio, mounts.current_namespace(), init_end.fileno(), *namespace_fds]
-        wire.hand(orders, {**order, "config": config}, fds)
+        enter_fds, entry_fds = cgroups.runner_fds(plan["id"]), cgroups.entry_fds(plan["id"])
+        counts = (len(enter_fds), len(enter_fds) + len(entry_fds))
+        fds = [*stdio, mounts.current_namespace(), init_end.fileno(), *enter_fds, *entry_fds, *namespace_fds]
+        hand(orders, {**order, "config": config, "counts": counts}, fds)
     for fd in stdio:
         os.close(fd)
     return status
@@ -77,9 +78,16 @@ class _Listener:
     """Hears what init says, until the main process runs."""
 
     def __init__(
-        self, plan: Plan, monitor: int, reports: socket.socket, client: socket.socket, server: socket.socket
+        self,
+        plan: Plan,
+        monitor: int,
+        oom_fd: int,
+        reports: socket.socket,
+        client: socket.socket,
+        server: socket.socket,
     ) -> None:
-        self.plan, self.monitor, self.reports, self.client, self.server = plan, monitor, reports, client, server
+        self.plan, self.monitor, self.oom_fd = plan, monitor, oom_fd
+        self.reports, self.client, self.server = reports, client, server
         self.init_pid = 0
 
     def listen(self, status: socket.socket) -> None:
@@ -96,7 +104,7 @@ class _Listener:
             if data == b"S":
                 self._init(*sender(ancillary))
             elif data == b"T":
-                self._terminal(wire.received_fds(ancillary)[0])
+                self._terminal(received_fds(ancillary)[0])
             elif data.startswith(b"E"):
                 return self._started(data[1:].decode())
             elif data == b"R":
@@ -117,20 +125,20 @@ class _Listener:
             }
         )
         fds = [] if pidfd is None else [pidfd]
-        wire.hand(self.reports, {"event": "init"}, fds)
+        oom_fds = [] if self.oom_fd < 0 else [self.oom_fd]
+        hand(self.reports, ("init", len(oom_fds)), [*oom_fds, *fds])
         with suppress(OSError):  # the server has ended: then there is no second witness
             socket.send_fds(self.server, [self.plan["id"].encode()], fds, socket.MSG_DONTWAIT)
 
     def _terminal(self, master: int) -> None:
-        wire.hand(self.reports, {"event": "terminal"}, [master])
+        hand(self.reports, ("terminal",), [master])
         os.close(master)
 
     def _started(self, exec_error: str | None) -> None:
         """The main process runs, or could not be executed."""
-        wire.hand(self.reports, {"event": "started", "exec_error": exec_error})
+        hand(self.reports, ("started", exec_error))
         with suppress(OSError):  # the caller is gone: nobody to tell
             wire.send(self.client, {"event": "started", "init_pid": self.init_pid, "exec_error": exec_error})
-
 
 
 def _is_init(pid: int) -> bool:

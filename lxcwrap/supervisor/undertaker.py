@@ -31,7 +31,10 @@ def is_settled(plan: Mapping[str, Any], cgroups: CgroupHost) -> bool:
 def bury(plan: Mapping[str, Any], cgroups: CgroupHost, init_pidfd: int | None, *, timeout_s: float) -> None:
     """Record how the run ended, as far as `init_pidfd` knows, and clear what is left. BlockingIOError: it still runs."""
     records = Records(plan["bundle"])
-    lock = records.hold(timeout_s)
+    try:
+        lock = records.hold(timeout_s)
+    except FileNotFoundError:
+        return  # removed meanwhile
     try:
         if records.has("run") and not records.has("exit"):
             code = exit_code_of(init_pidfd, wait_s=_REAP_TIMEOUT_S)

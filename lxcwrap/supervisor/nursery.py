@@ -1,0 +1,61 @@
+"""The process that monitors are forked from: forked itself from the fork-server before that loads the rest.
+
+It loads next to nothing, and does nothing but fork, so monitors and runners share nearly all their memory with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+
+from ..drivers import liblxc, syscalls
+from . import monitor
+from .handover import close_all, hand, take
+
+JOIN, MONITOR = "join", "monitor"
+
+
+def start(log_fd: int, ready_fd: int) -> socket.socket:
+    """Fork the nursery, with its stderr to the log; our end of the socket to it. It ends when that is closed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    liblxc.warm_up()
+    gc.collect()
+    gc.freeze()  # the collector must not touch, and so copy, the pages shared with every child
+    gc.disable()
+    if os.fork() == 0:
+        try:
+            ours.close()
+            os.close(ready_fd)
+            os.dup2(log_fd, 2)
+            _serve(theirs)
+        finally:
+            os._exit(0)
+    theirs.close()
+    return ours
+
+
+def _serve(server: socket.socket) -> None:
+    syscalls.set_process_name("lxcwrap-nursery")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
+    while (received := take(server)) is not None:
+        request, fds = received
+        if request == JOIN:  # cgroups, by their `tasks` files
+            for fd in fds:
+                os.write(fd, b"0")
+        else:
+            pid = os.fork()
+            if pid == 0:
+                _monitor(server, *fds)
+            hand(server, pid)
+        close_all(fds)
+
+
+def _monitor(server: socket.socket, channel_fd: int, reports_fd: int, orders_fd: int) -> None:
+    try:
+        server.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        monitor.stand_by(socket.socket(fileno=channel_fd), socket.socket(fileno=reports_fd), orders_fd)
+    finally:
+        os._exit(0)
