@@ -64,6 +64,7 @@ class Streams:
 
     def _pipe(self, name: str) -> int:
         reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.fchmod(reader, 0o666)  # both ends: whoever the command runs as may open /dev/stdout, as many programs do
         with suppress(OSError):  # over the user's pipe quota: the usual 64 KiB serve too
             fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         ours, theirs = (writer, reader) if name == "stdin" else (reader, writer)
@@ -103,8 +104,13 @@ class Popen:
         self._conversation: Conversation | None = conversation
         self._exit_code: int | None = None
         self._pidfd = -1
+        self._transfer: Transfer | None = None
         self.pid = 0
-        self._await_start()
+        try:
+            self._await_start()
+        except BaseException:
+            self._close_conversation()
+            raise
 
     def _await_start(self) -> None:
         while self.pid == 0 and self._conversation is not None:
@@ -192,8 +198,13 @@ class Popen:
     def communicate(
         self, input: bytes | str | None = None, timeout_s: float | None = None
     ) -> tuple[bytes, bytes]:
-        """Send `input`, read stdout and stderr to their end, wait. Raises TimeoutExpired with what was read so far."""
-        transfer = Transfer(self.stdin, self.stdout, self.stderr, input)
+        """Send `input`, read stdout and stderr to their end, wait. Raises TimeoutExpired with what was read so far;
+        call it again, without input, to go on."""
+        if self._transfer is None:
+            self._transfer = Transfer(self.stdin, self.stdout, self.stderr, input)
+        elif input is not None:
+            raise ValueError("communicate: input can be given the first time only")
+        transfer = self._transfer
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             if self._conversation is not None:

@@ -64,6 +64,10 @@ def popen(
         )
         streams.sent()
         return Popen(words, spec.name, conversation, streams)
+    except SupervisorError:
+        streams.close()
+        _raise_if_ending(machinery, container_id, "exec in")
+        raise
     except BaseException:
         streams.close()
         raise
@@ -75,6 +79,14 @@ def _running(machinery: Machinery, container_id: str, operation: str) -> Contain
     if state != State.RUNNING:  # entering a paused one would wait for its thaw
         raise WrongStateError(spec.name, state, operation)
     return spec
+
+
+def _raise_if_ending(machinery: Machinery, container_id: str, operation: str) -> None:
+    """Entering failed. The likely reason is that the container was about to end: its record follows soon."""
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        _running(machinery, container_id, operation)
+        time.sleep(0.005)
 
 
 def _env_list(env: Mapping[str, str]) -> list[str]:
@@ -164,7 +176,8 @@ def attach(
     ) as process:
         before = termios.tcgetattr(keyboard)
         try:
-            tty.setraw(keyboard)  # keys go to the terminal inside, which makes a signal of Ctrl-C
+            # Keys go to the terminal inside, which makes a signal of Ctrl-C; also those typed ahead.
+            tty.setraw(keyboard, termios.TCSADRAIN)
             relay(process, keyboard, screen)
         finally:
             termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
