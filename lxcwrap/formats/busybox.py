@@ -40,6 +40,8 @@ _FILES: Final = {
     "etc/group": "root:x:0:\ndaemon:x:1:\nbin:x:2:\ntty:x:5:\nmail:x:8:\nwww-data:x:33:\n"
     "users:x:100:\nnogroup:x:65534:\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/hostname": "",
+    "etc/resolv.conf": "",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
     "etc/resolv.conf": "",
     "etc/shells": "/bin/sh\n/bin/ash\n",

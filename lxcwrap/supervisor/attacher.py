@@ -15,19 +15,29 @@ from ..drivers.liblxc import LxcDriver
 from ..ids import IdMap
 from . import call, rootfs, wire
 from .argv import with_descriptors
-from .handover import close_all, received_fds
+from .handover import close_all, received_fds, take
 
-Work = Callable[[wire.Message, socket.socket, list[int]], None]
+Work = Callable[[wire.Message, socket.socket, list[int], CgroupHost], None]
 
 
-def execute(request: wire.Message, client: socket.socket, fds: list[int]) -> None:
+def stand_by(channel: socket.socket, cgroups: CgroupHost) -> None:
+    """Wait on `channel` for the one request to serve."""
+    received = take(channel)
+    if received is not None:  # else the server has ended
+        request, (client, *fds) = received
+        OPERATIONS[request["op"]](request, socket.socket(fileno=client), fds, cgroups)
+
+
+def execute(
+    request: wire.Message, client: socket.socket, fds: list[int], cgroups: CgroupHost
+) -> None:
     """Run a command inside, entered through our init, as the main process was.
 
     Answers: ``started`` with a pidfd, ``terminal`` with a pty master if asked for, ``exited``.
     """
     _be_nobody_elses()
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    entry_fds = CgroupHost().entry_fds(request["id"])
+    entry_fds = cgroups.entry_fds(request["id"])
     argv = with_descriptors(request["argv"], init_end.fileno(), entry_fds)
     stdio = _stdio(request["stdio"], fds)
     try:
@@ -71,7 +81,9 @@ def _listen(status: socket.socket, client: socket.socket) -> str | None:
             return error
 
 
-def call_function(request: wire.Message, client: socket.socket, fds: list[int]) -> None:
+def call_function(
+    request: wire.Message, client: socket.socket, fds: list[int], cgroups: CgroupHost
+) -> None:
     """Run a pickled Python function inside; `fds`: its payload to read, the pipe for its result, and its stdio."""
     _be_nobody_elses()
     payload_fd, result_fd = fds[:2]
@@ -79,7 +91,7 @@ def call_function(request: wire.Message, client: socket.socket, fds: list[int]) 
         prepared = call.prepare_call(file.read())
     stdio = _stdio(request["stdio"], fds[2:])
     seccomp = bytes.fromhex(request["seccomp"])
-    entry_fds = CgroupHost().entry_fds(request["id"])
+    entry_fds = cgroups.entry_fds(request["id"])
 
     def inside(_: object) -> int:
         for fd in entry_fds:
@@ -103,7 +115,9 @@ def call_function(request: wire.Message, client: socket.socket, fds: list[int]) 
     _tell(client, {"event": "exited", "exit_code": _wait(pid), "exec_error": None})
 
 
-def mount_root(request: wire.Message, client: socket.socket, fds: list[int]) -> None:
+def mount_root(
+    request: wire.Message, client: socket.socket, fds: list[int], cgroups: CgroupHost
+) -> None:
     """Answer with a detached tree of a stopped container's root and what lasts of its mounts: it ends when the caller
     closes it. The root can be written, even where the container itself may only read it."""
     lasting = [mount for mount in request["plan"]["mounts"] if mount["kind"] != "tmpfs"]

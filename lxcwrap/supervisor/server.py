@@ -27,7 +27,7 @@ from ..ids import RANGE_SIZE
 from . import attacher, nursery, wire
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
-from .standby import Standby
+from .standby import Standby, Worker
 from .undertaker import bury, is_settled
 
 _IDLE_S = 60.0
@@ -49,6 +49,8 @@ class Server:
         self.lock = lock
         self.pool = NamespacePool()
         self.standby: Standby | None = None
+        self.worker: Worker | None = None
+        self.is_worked = False  # something was executed: more may follow
         self.cgroups = CgroupHost()
         self.retired = False
         self.poll = select.poll()
@@ -137,7 +139,9 @@ class Server:
         elif operation == "launch":
             self._launch(request, connection, fds)
         elif operation in attacher.OPERATIONS:
-            self._fork(lambda: attacher.OPERATIONS[operation](request, connection, fds))
+            while not (self.worker or self._new_worker()).serve(request, connection, fds):
+                self.worker = None
+            self.worker, self.is_worked = None, True
         else:
             wire.send(connection, {"error": f"unknown request {operation!r}"})
 
@@ -152,6 +156,9 @@ class Server:
         if base:
             self.pool.expect(base, base + RANGE_SIZE)
 
+    def _new_worker(self) -> Worker:
+        return Worker(self._fork, self.cgroups)
+
     def _new_standby(self) -> Standby:
         return Standby(self.nursery, self._fork, self.outbox, self.cgroups)
 
@@ -159,6 +166,9 @@ class Server:
         """One thing that the next launch need not wait for; False when all is ready."""
         if self.standby is None and self.held:
             self.standby = self._new_standby()
+            return True
+        if self.worker is None and self.is_worked:
+            self.worker = self._new_worker()
             return True
         return self.pool.prepare_one()
 
@@ -184,8 +194,9 @@ class Server:
         self.nursery.close()
         os.close(self.lock)
         self.pool.close()
-        if self.standby:
-            self.standby.close()
+        for waiting in (self.standby, self.worker):
+            if waiting:
+                waiting.close()
         for fd, held in self.held.items():
             os.close(fd)
             held.standby.close()

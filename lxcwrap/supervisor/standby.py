@@ -1,6 +1,4 @@
-"""The processes of one container, made ahead of the launch they will serve, so that a launch need not wait for forks:
-monitor and runner by the nursery, the starter by the fork-server itself. They have done nothing yet.
-"""
+"""Processes forked ahead of the request they will serve, so that no request need wait for a fork."""
 
 from __future__ import annotations
 
@@ -9,18 +7,49 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..drivers.cgroups import CgroupHost
-from . import nursery, starter
+from . import attacher, nursery, starter
 from .handover import hand, take
 
 
+Fork = Callable[[Callable[[], None]], int]
+
+
+class Worker:
+    """A child for one exec, call or mount."""
+
+    def __init__(self, fork: Fork, cgroups: CgroupHost) -> None:
+        self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+        def wait() -> None:
+            self._channel.close()
+            attacher.stand_by(channel, cgroups)
+
+        with channel:
+            fork(wait)
+
+    def serve(self, request: dict[str, Any], client: socket.socket, fds: Sequence[int]) -> bool:
+        """Let it serve a request; False when it has been killed meanwhile."""
+        try:
+            hand(self._channel, request, [client.fileno(), *fds])
+            return True
+        except OSError:
+            return False
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+
 class Standby:
-    """The server's end of them. They end when it is closed without a `launch`; a monitor with a container to hold then
+    """The processes of one container: monitor and runner by the nursery, the starter by the fork-server itself. This is
+    the server's end of them. They end when it is closed without a `launch`; a monitor with a container to hold then
     knows that it must clear up by itself."""
 
     def __init__(
         self,
         nursery_end: socket.socket,
-        fork: Callable[[Callable[[], None]], int],
+        fork: Fork,
         server: socket.socket,
         cgroups: CgroupHost,
     ) -> None:
