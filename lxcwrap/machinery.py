@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .drivers.cgroups import CgroupHost
 from .drivers.pidfd import start_time
+from .drivers.protocols import Cgroups
+from .errors import UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
 from .storage.blobs import BlobStore
 from .storage.images import ImageStore
@@ -22,17 +24,37 @@ from .supervisor.undertaker import bury, is_settled
 _RANGES = (LAST_BASE - FIRST_BASE) // RANGE_SIZE
 
 
-class Machinery:
-    """Everything under one root directory. Holds no state of its own: any number may exist, in any process."""
+def _make_passable(root: Path) -> None:
+    """The containers' root is an ordinary user of this host, and must get through to its own files."""
+    if not root.stat().st_mode & 0o001:
+        root.chmod(root.stat().st_mode & 0o777 | 0o011)
+    for parent in root.parents:
+        if not parent.stat().st_mode & 0o001:
+            remedy = f"chmod o+x {parent}, or take another root directory"
+            raise UnsupportedError(f"containers cannot reach {root}: {parent} lets its owner alone through", remedy)
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+
+class Machinery:
+    """Everything under one root directory. Holds no state of its own: any number may exist, in any process.
+
+    supervisor, cgroups: in place of the real ones.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        supervisor: Supervisor | None = None,
+        cgroups: Cgroups | None = None,
+    ) -> None:
         self.root = RootDir(root)
         self.root.prepare()
+        _make_passable(self.root.path)
         self.state = State(self.root.state_db)
         self.layers = LayerStore(self.root.layers)
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
-        self.supervisor = Supervisor(self.root.path)
-        self.cgroups = CgroupHost()
+        self.supervisor = supervisor or Supervisor(self.root.path)
+        self.cgroups: Cgroups = cgroups or CgroupHost()
         # Each root directory begins elsewhere in the ids that containers may have, so that two rarely meet.
         self._first_range = int.from_bytes(sha256(os.fsencode(self.root.path)).digest()[:4]) % _RANGES
 
@@ -41,6 +63,10 @@ class Machinery:
         if slot is None:
             return IDENTITY
         return IdMap(FIRST_BASE + (self._first_range + slot) % _RANGES * RANGE_SIZE)
+
+    def chown(self, path: Path, user: int, group: int) -> None:
+        """As `os.chown`."""
+        os.chown(path, user, group)
 
     def bundle(self, container_id: str) -> Path:
         return self.root.containers / container_id
