@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .container import Container as Container
     from .containers import Containers as Containers
     from .copying import CopyResult as CopyResult
+    from .copying import Skipped as Skipped
     from .errors import CallError as CallError
     from .errors import CommandFailedError as CommandFailedError
     from .errors import ConflictError as ConflictError
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from .errors import LxcwrapError as LxcwrapError
     from .errors import NameInUseError as NameInUseError
     from .errors import NotFoundError as NotFoundError
+    from .errors import PathDeniedError as PathDeniedError
+    from .errors import PathError as PathError
+    from .errors import PathExistsError as PathExistsError
+    from .errors import PathIsDirectoryError as PathIsDirectoryError
+    from .errors import PathNotDirectoryError as PathNotDirectoryError
     from .errors import PathNotFoundError as PathNotFoundError
     from .errors import StartError as StartError
     from .errors import StillUsedError as StillUsedError
@@ -34,8 +40,8 @@ if TYPE_CHECKING:
     from .errors import WrongStateError as WrongStateError
     from .execution import DEVNULL as DEVNULL
     from .execution import PIPE as PIPE
-    from .execution import Popen as Popen
     from .execution import STDOUT as STDOUT
+    from .execution import Popen as Popen
     from .files import ContainerPath as ContainerPath
     from .files import FileStat as FileStat
     from .host import Host as Host
@@ -52,7 +58,6 @@ if TYPE_CHECKING:
     from .specs import Limits as Limits
     from .specs import LogLine as LogLine
     from .specs import Mount as Mount
-    from .specs import Port as Port
     from .specs import Process as Process
     from .specs import Security as Security
     from .specs import State as State
@@ -64,17 +69,25 @@ __version__ = "0.1.0"
 _HOME = {
     "container": "Container",
     "containers": "Containers",
-    "copying": "CopyResult",
-    "errors": "CallError CommandFailedError ConflictError ContainerNotFoundError ContentError DigestMismatchError DriverError ExecError FormatError ImageNotFoundError InvalidSpecError KernelError LxcwrapError NameInUseError NotFoundError PathNotFoundError StartError StillUsedError SupervisorError TimeoutExpired UnsupportedError WrongStateError",
+    "copying": "CopyResult Skipped",
+    "errors": """
+        CallError CommandFailedError ConflictError ContainerNotFoundError ContentError
+        DigestMismatchError DriverError ExecError FormatError ImageNotFoundError InvalidSpecError
+        KernelError LxcwrapError NameInUseError NotFoundError PathDeniedError PathError PathExistsError
+        PathIsDirectoryError PathNotDirectoryError PathNotFoundError StartError StillUsedError
+        SupervisorError TimeoutExpired UnsupportedError WrongStateError
+    """,
     "execution": "DEVNULL PIPE Popen STDOUT",
     "files": "ContainerPath FileStat",
     "host": "Host default_host run use_host",
     "image": "Image Images",
     "options": "ContainerOptions",
-    "specs": "Change Completed ContainerSpec Device Limits LogLine Mount Port Process Security State Stats Ulimit",
+    "specs": """
+        Change Completed ContainerSpec Device Limits LogLine Mount Process Security State Stats Ulimit
+    """,
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:

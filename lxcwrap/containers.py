@@ -273,13 +273,13 @@ class Containers:
         by_liblxc = security.seccomp and not security.privileged and not security.no_new_privs
         bundle = machinery.bundle(container_id)
         bundle.mkdir(mode=0o700)
-        os.chown(bundle, -1, idmap.base)
+        machinery.chown(bundle, -1, idmap.base)
         bundle.chmod(0o710)  # its own root must pass through, nobody else
         for name in ("upper", "work", "rootfs"):
             directory = bundle / name
             directory.mkdir(mode=0o755)
             if name != "rootfs":
-                os.chown(directory, idmap.base, idmap.base)
+                machinery.chown(directory, idmap.base, idmap.base)
         plan = make_plan(
             spec,
             container_id=container_id,

@@ -22,7 +22,7 @@ from .machinery import Machinery
 from .options import check_user
 from .specs import Completed, ContainerSpec, State, check_argv, check_env
 from .supervisor.argv import init_argv
-from .supervisor.plan import capabilities, environment, uses_own_filter
+from .supervisor.plan import capabilities, environment, process_config, uses_own_filter
 
 
 def popen(
@@ -55,6 +55,7 @@ def popen(
         "id": container_id,
         "lxc_path": str(machinery.root.containers),
         "argv": [*options, *words],
+        "config": list(process_config(spec)),
         "env": _env_list(environment(spec.env, {"TERM": "xterm"} if tty else {}, extra)),
         "stdio": streams.names,
     }
@@ -312,6 +313,8 @@ def open_root(machinery: Machinery, container_id: str) -> Iterator[Root]:
             finally:
                 os.close(pidfd)
             try:
+                if os.path.samestat(os.fstat(fd), os.stat("/")):  # a pid used again at this moment, or a fake
+                    raise SupervisorError(f"{spec.name}: its root is the host's", "nothing was touched")
                 yield Root(fd, idmap, spec.name, spec.read_only)
             finally:
                 os.close(fd)

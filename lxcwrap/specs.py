@@ -309,16 +309,6 @@ class ContainerSpec:
                 raise InvalidSpecError(f"two mounts at {target}: each target can be used once")
 
 
-@frozen(kw_only=True)
-class Port:
-    """A container port published on the host; used from networks on. host_port 0: a free one is chosen."""
-
-    container_port: int
-    host_port: int = 0
-    host_ip: str = "127.0.0.1"
-    protocol: Literal["tcp", "udp", "sctp"] = "tcp"
-
-
 def _shortened(data: bytes) -> str:
     return repr(data if len(data) <= 200 else data[:200] + b"...")
 

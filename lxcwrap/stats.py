@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from .drivers import procfs
-from .drivers.cgroups import CgroupHost
+from .drivers.protocols import Cgroups
 from .ids import IdMap
 from .specs import Process, Stats
 
 
-def read(cgroups: CgroupHost, container_id: str, init_pid: int) -> Stats:
+def read(cgroups: Cgroups, container_id: str, init_pid: int) -> Stats:
     """What the container uses now; `init_pid` names its network. FileNotFoundError: it has no cgroups."""
     raw = cgroups.read_stats(container_id)
     figure = {key: value or 0 for key, value in raw.items()}
@@ -36,12 +36,12 @@ def read(cgroups: CgroupHost, container_id: str, init_pid: int) -> Stats:
     )
 
 
-def oom_kills(cgroups: CgroupHost, container_id: str) -> int:
+def oom_kills(cgroups: Cgroups, container_id: str) -> int:
     """How many of its processes the kernel has killed for want of memory; 0 when it has no cgroups."""
     return cgroups.oom_kills(container_id)
 
 
-def processes(cgroups: CgroupHost, container_id: str, idmap: IdMap) -> tuple[Process, ...]:
+def processes(cgroups: Cgroups, container_id: str, idmap: IdMap) -> tuple[Process, ...]:
     """The container's processes, its init first. `user` is the id inside; 65534 where it is not mapped."""
     return tuple(
         Process(

@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..drivers.cgroups import CgroupHost
 from ..drivers.pidfd import exit_code_of
 from ..storage.root import RootDir
 from ..storage.state import State
 from .records import Records
 
+if TYPE_CHECKING:
+    from ..drivers.protocols import Cgroups
+
 _REAP_TIMEOUT_S = 2.0
 
 
-def is_settled(plan: Mapping[str, Any], cgroups: CgroupHost) -> bool:
+def is_settled(plan: Mapping[str, Any], cgroups: Cgroups) -> bool:
     """Whether a monitor that has ended left nothing to do."""
     records = Records(plan["bundle"])
     if not os.path.exists(plan["bundle"]):
@@ -28,7 +30,7 @@ def is_settled(plan: Mapping[str, Any], cgroups: CgroupHost) -> bool:
     return recorded and not plan["auto_remove"] and not cgroups.exists(plan["id"])
 
 
-def bury(plan: Mapping[str, Any], cgroups: CgroupHost, init_pidfd: int | None, *, timeout_s: float) -> None:
+def bury(plan: Mapping[str, Any], cgroups: Cgroups, init_pidfd: int | None, *, timeout_s: float) -> None:
     """Record how the run ended, as far as `init_pidfd` knows, and clear what is left. BlockingIOError: it still runs."""
     records = Records(plan["bundle"])
     try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from importlib.metadata import version
+from pathlib import Path
 
 import lxcwrap
 from lxcwrap import errors
 
-CONTRACT = {"Container", "Host", "Image", "Limits", "Mount", "Port", "default_host", "run", "use_host"}
+CONTRACT = {"Container", "Host", "Image", "Limits", "Mount", "default_host", "run", "use_host"}
 
 
 def test_all_is_sorted_and_complete() -> None:
@@ -16,6 +18,14 @@ def test_all_is_sorted_and_complete() -> None:
     assert list(lxcwrap.__all__) == sorted(lxcwrap.__all__)
     assert all(getattr(lxcwrap, name) is not None for name in lxcwrap.__all__)
     assert set(lxcwrap.__all__) <= set(dir(lxcwrap))
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    """What is imported for type checkers only is what is found when it is used."""
+    tree = ast.parse(Path(lxcwrap.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    seen = {(node.module, alias.asname) for node in imports for alias in node.names}
+    assert seen == {(module, name) for name, module in lxcwrap._MODULE_OF.items()}
 
 
 def test_names_users_rely_on() -> None:

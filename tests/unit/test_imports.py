@@ -32,6 +32,7 @@ LEVELS = (
     {"containers"},
     {"check"},
     {"host"},
+    {"testing"},
     {"__init__", "__main__"},
 )
 
