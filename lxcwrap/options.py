@@ -201,7 +201,7 @@ def check_user(value: str | int, security: Security) -> str:
 
 # Kernel settings that a container has of its own, in its network and IPC namespaces.
 _SYSCTL = re.compile(
-    r"net\.[\w./*-]+|kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\.\w+"
+    r"net\.[\w.-]+|kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|fs\.mqueue\.\w+"
 )
 
 

@@ -111,6 +111,7 @@ class FakeDriver:
         stdio: tuple[int, int, int],
         keep_fds: Collection[int] = (),
         cwd: str = "/",
+        config: Sequence[tuple[str, str]] = (),
     ) -> int:
         if self._refuses("attach", name) or not self._runs(name):
             raise AttachRefused(name)

@@ -101,9 +101,15 @@ class LxcDriver:
         stdio: tuple[int, int, int],
         keep_fds: Collection[int] = (),
         cwd: str = "/",
+        config: Sequence[tuple[str, str]] = (),
     ) -> int:
-        """Run an argv, or a function of this process, inside. Returns the pid, a child of the caller's to wait for."""
+        """Run an argv, or a function of this process, inside. Returns the pid, a child of the caller's to wait for.
+
+        config: settings for the process, which liblxc does not take over from those of the container.
+        """
         container = self._container(name)
+        for key, value in config:
+            _append(container, key, value)
         _close_on_exec_from_3(but=keep_fds)
         stdin, stdout, stderr = stdio
         options = {

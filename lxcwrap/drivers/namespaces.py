@@ -17,7 +17,11 @@ from contextlib import suppress
 from ..ids import IdMap
 from . import syscalls
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 # As Docker sets them for every container: its root may bind low ports and send pings without a capability.
@@ -77,12 +81,51 @@ def _member(parent: socket.socket, idmap: IdMap) -> None:
         os._exit(0)
 
 
+def make_ipc(settings: Mapping[str, str], netns: int, userns: int | None = None) -> int:
+    """An IPC namespace that belongs to `userns`, with the sysctls `settings` written to it and to `netns`: before the
+    start, as inside /proc/sys can be read only. Forks, as `make_pair`. OSError that names the setting."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _configure(theirs, settings, netns, userns)
+    theirs.close()
+    try:
+        _expect(ours, b"done")
+        return os.open(f"/proc/{child}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ours.close()
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def _configure(parent: socket.socket, settings: Mapping[str, str], netns: int, userns: int | None) -> None:
+    what = "its namespaces"
+    try:
+        if userns is not None:
+            syscalls.setns(userns, CLONE_NEWUSER)
+            os.setresgid(0, 0, 0)  # settings of IPC ask for root of the namespace
+            os.setresuid(0, 0, 0)
+        syscalls.setns(netns, CLONE_NEWNET)
+        syscalls.unshare(CLONE_NEWIPC)
+        for name, value in settings.items():
+            what = f"sysctl {name}={value}"
+            _write(f"/proc/sys/{name.replace('.', '/')}", value)
+        parent.send(b"done")
+        parent.recv(16)  # until the parent has opened the namespace
+    except OSError as error:
+        parent.send(f"{error.errno} {what}: {error.strerror}".encode())
+    finally:
+        os._exit(0)
+
+
 def _expect(member: socket.socket, word: bytes) -> None:
     answer = member.recv(4096)
     if answer != word:
         number, _, text = answer.decode(errors="replace").partition(" ")
         raise OSError(
-            int(number or 0), f"cannot make the container's namespaces: {text or 'their process ended'}"
+            int(number or 0), f"cannot prepare the container's namespaces: {text or 'their process ended'}"
         )
 
 

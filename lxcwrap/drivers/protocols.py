@@ -28,9 +28,11 @@ class Driver(Protocol):
         stdio: tuple[int, int, int],
         keep_fds: Collection[int] = (),
         cwd: str = "/",
+        config: Sequence[tuple[str, str]] = (),
     ) -> int:
         """Run an argv, or a function of this process, inside, with `env` (``NAME=value``) and nothing else.
 
+        config: settings for the process, which are not taken over from those of the container.
         Returns the pid, a child of the caller's to wait for. Raises AttachRefused.
         """
 

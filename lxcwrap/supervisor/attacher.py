@@ -43,7 +43,14 @@ def execute(
     try:
         driver = LxcDriver(request["lxc_path"])
         keep_fds = (init_end.fileno(), *entry_fds)
-        pid = driver.attach(request["id"], argv, env=request["env"], stdio=stdio, keep_fds=keep_fds)
+        pid = driver.attach(
+            request["id"],
+            argv,
+            env=request["env"],
+            stdio=stdio,
+            keep_fds=keep_fds,
+            config=request["config"],
+        )
     except AttachRefused:
         wire.send(
             client, {"event": "exited", "exit_code": None, "error": "liblxc could not enter the container"}

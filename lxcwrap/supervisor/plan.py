@@ -75,6 +75,7 @@ def make_plan(
         "read_only": spec.read_only,
         "mounts": list(_mounts(spec, bundle)),
         "files": _files(spec),
+        "sysctls": dict(spec.sysctls),
         "config": list(_config(spec, bundle, idmap, init_dir, profile, host)),
         "init": _init(spec),
         "argv": list(spec.argv),
@@ -163,14 +164,17 @@ def _config(
             yield "lxc.no_new_privs", "1"
         elif profile:
             yield "lxc.seccomp.profile", str(profile)
-    for limit in spec.ulimits:
-        yield f"lxc.prlimit.{limit.name}", f"{_limit(limit.soft)}:{_limit(limit.hard)}"
-    for key, value in spec.sysctls.items():
-        yield f"lxc.sysctl.{key}", value
-    if spec.oom_score_adj:
-        yield "lxc.proc.oom_score_adj", str(spec.oom_score_adj)
+    yield from process_config(spec)
     for key, value in spec.env.items():
         yield "lxc.environment", f"{key}={value}"
+
+
+def process_config(spec: ContainerSpec) -> Iterator[tuple[str, str]]:
+    """What liblxc sets for each process that it starts in the container, or that enters it."""
+    for limit in spec.ulimits:
+        yield f"lxc.prlimit.{limit.name}", f"{_limit(limit.soft)}:{_limit(limit.hard)}"
+    if spec.oom_score_adj:
+        yield "lxc.proc.oom_score_adj", str(spec.oom_score_adj)
 
 
 def _masks(host: Path) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,7 @@ def _start(order: dict[str, Any], fds: list[int]) -> int:
     for target, fd in ((0, stdin), (1, stdout), (2, stderr)):
         os.dup2(fd, target, inheritable=True)
     config = order["config"]
-    for kind, fd in zip(("net", "user"), namespace_fds, strict=False):
+    for kind, fd in zip(order["namespaces"], namespace_fds, strict=True):
         config.append((f"lxc.namespace.share.{kind}", f"/proc/self/fd/{fd}"))
     argv = with_descriptors(order["init"], status_fd, entry_fds) + order["argv"]
     return LxcDriver(order["lxc_path"]).start(order["id"], config, argv, keep_fds=(status_fd, *entry_fds))

@@ -63,7 +63,11 @@ def _prepare(
     config.append(("lxc.rootfs.path", f"dir:{root}"))
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pass_sender(status)
-    order = {key: plan[key] for key in ("id", "lxc_path", "init", "argv")}
+    kinds = ["net", "user"][: len(namespace_fds)]
+    if plan["sysctls"]:
+        namespace_fds = [*namespace_fds, namespaces.make_ipc(plan["sysctls"], *namespace_fds)]
+        kinds.append("ipc")
+    order = {key: plan[key] for key in ("id", "lxc_path", "init", "argv")} | {"namespaces": kinds}
     with init_end, orders:
         enter_fds, entry_fds = cgroups.runner_fds(plan["id"]), cgroups.entry_fds(plan["id"])
         counts = (len(enter_fds), len(enter_fds) + len(entry_fds))
