@@ -151,6 +151,9 @@ class KernelError(DriverError, OSError):
         super().__init__(errno, f"{operation}: {os.strerror(errno)}", filename)
         self.operation = operation
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.errno, self.operation, self.filename)
+
 
 class PathError(DriverError, OSError):
     """A file operation inside a container failed: `errno`, `container` and `path` inside say how and where."""

@@ -47,6 +47,9 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
         if not isinstance(message, dict):
             raise ValueError("a message that is no object")
         return message, fds
+    except RecursionError:
+        close_all(fds)
+        raise ValueError("a message nested too deeply") from None
     except BaseException:
         close_all(fds)
         raise
