@@ -101,7 +101,9 @@ class Containers:
 
         Raises ImageNotFoundError, InvalidSpecError, NameInUseError; then nothing was made.
         """
-        container_id, _, _ = self._create(image, argv, sh, options, auto_remove=auto_remove)
+        container_id, spec, _ = self._create(image, argv, sh, options, auto_remove=auto_remove)
+        if not self._machinery.publish(container_id):
+            raise ContainerNotFoundError(spec.name)  # removed by another already
         return Container(self._machinery, container_id)
 
     def launch(
@@ -117,12 +119,14 @@ class Containers:
 
         `auto_remove`: it removes itself when it ends. Raises as `create` and `Container.start`; nothing is left then.
         """
-        container = self.create(image, argv, sh=sh, auto_remove=auto_remove, **options)
+        container_id, spec, slot = self._create(image, argv, sh, options, auto_remove=auto_remove)
         try:
-            return container.start()
+            lifecycle.run_up(self._machinery, container_id, spec, slot)
+            self._machinery.publish(container_id)
         except BaseException:
-            lifecycle.discard(self._machinery, container.id)
+            lifecycle.discard(self._machinery, container_id)
             raise
+        return Container(self._machinery, container_id)
 
     def run(
         self,
@@ -234,11 +238,9 @@ class Containers:
         spec = make_spec(
             found.id, found.config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )
-        slot = self._record(container_id, spec)
         try:
+            slot = self._record(container_id, spec)
             self._furnish(container_id, spec, machinery.idmap(slot))
-            with machinery.state.transaction() as change:
-                change.execute("UPDATE containers SET phase = 'created' WHERE id = ?", (container_id,))
         except BaseException:
             machinery.forget(container_id)
             raise

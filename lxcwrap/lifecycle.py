@@ -7,8 +7,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import IO, Any, NamedTuple
 
 from attrs import asdict, evolve
@@ -32,8 +32,6 @@ from .supervisor.records import Record
 
 # How long the clean-up of an ended container may take before we say that something is wrong.
 _END_TIMEOUT_S = 30.0
-# How long the fork-server may need to find out how the container of a killed monitor ended.
-_BURIAL_TIMEOUT_S = 3.0
 
 
 class Run(NamedTuple):
@@ -67,7 +65,10 @@ def look(machinery: Machinery, container_id: str) -> Run:
     if run:
         if start_time(run["monitor"]) != run["monitor_start"]:
             # Its monitor was killed, or has ended between the two reads.
-            return Run(State.STOPPED, run, records.read("exit") or {})
+            machinery.settle(container_id)
+            if (ended := records.read("exit")) is None:
+                row(machinery, container_id)  # it may have been removed at once
+            return Run(State.STOPPED, run, ended or {})
         frozen = machinery.cgroups.is_frozen(container_id)
         return Run(State.PAUSED if frozen else State.RUNNING, run, {})
     phase = row(machinery, container_id)["phase"]
@@ -98,15 +99,23 @@ def start(machinery: Machinery, container_id: str) -> None:
     """Start, and return when the main process runs. Raises WrongStateError, StartError."""
     record = row(machinery, container_id)
     spec, state = spec_from_json(record["spec"]), look(machinery, container_id).state
-    name = spec.name
     if not state.can_start:
-        raise WrongStateError(name, state, "start")
-    with begin(machinery, container_id, spec, record["slot"], Streams(None, None, None)) as conversation:
+        raise WrongStateError(spec.name, state, "start")
+    run_up(machinery, container_id, spec, record["slot"])
+
+
+def run_up(machinery: Machinery, container_id: str, spec: ContainerSpec, slot: int | None) -> None:
+    """`start` without asking for the state first."""
+    with begin(machinery, container_id, spec, slot, Streams(None, None, None)) as conversation:
         answer, _ = conversation.receive()
     if answer.get("exec_error"):
-        raise StartError(name, explain_exec(answer["exec_error"], machinery, container_id))
+        raise StartError(spec.name, explain_exec(answer["exec_error"], machinery, container_id))
+    if answer.get("refused"):  # another start was faster, or a removal
+        state = look(machinery, container_id).state
+        if state.is_alive:
+            raise WrongStateError(spec.name, state, "start")
     if answer["event"] == "exited":
-        raise start_error(name, answer)
+        raise start_error(spec.name, answer)
 
 
 def start_error(name: str, ended: Record) -> StartError:
@@ -140,30 +149,29 @@ def send(run: Run, number: int) -> None:
 def wait(machinery: Machinery, container_id: str, name: str, timeout_s: float | None) -> Record:
     """The exit record, when the container has ended. Raises TimeoutExpired, WrongStateError if it was never started."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with _exit_file(machinery, container_id) as file:
-        run = look(machinery, container_id)
-        if run.state in (State.CREATING, State.CREATED):
-            raise WrongStateError(name, run.state, "wait for")
-        if run.state.is_alive:
-            monitor = open_same(run.run["monitor"], run.run["monitor_start"])
-            if monitor is not None:
-                try:
-                    _await_end(monitor, deadline, name, timeout_s)
-                finally:
-                    os.close(monitor)
-            return _exit_record(file)
-        return run.exit
+    while True:
+        with _future_exit(machinery, container_id) as file:
+            run = look(machinery, container_id)
+            if run.state in (State.CREATING, State.CREATED):
+                raise WrongStateError(name, run.state, "wait for")
+            if not run.state.is_alive:
+                return run.exit
+            if file is not None:  # else it began or ended between the two looks
+                monitor = open_same(run.run["monitor"], run.run["monitor_start"])
+                if monitor is not None:
+                    try:
+                        _await_end(monitor, deadline, name, timeout_s)
+                    finally:
+                        os.close(monitor)
+                return _exit_record(machinery, container_id, file)
 
 
-@contextmanager
-def _exit_file(machinery: Machinery, container_id: str) -> Iterator[IO[bytes] | None]:
-    """Where the end of the present or last run is or will be recorded: readable even when its directory is deleted. None
-    before the first run."""
-    for name in ("exit.part", "exit.json"):
-        with suppress(FileNotFoundError), open(machinery.bundle(container_id) / name, "rb") as file:
-            yield file
-            return
-    yield None
+def _future_exit(machinery: Machinery, container_id: str) -> AbstractContextManager[IO[bytes] | None]:
+    """Where the end of the present run will be recorded: readable even when the directory is deleted at once."""
+    try:
+        return open(machinery.bundle(container_id) / "exit.part", "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        return nullcontext()
 
 
 def _await_end(pidfd: int, deadline: float | None, name: str, timeout_s: float | None) -> None:
@@ -174,15 +182,15 @@ def _await_end(pidfd: int, deadline: float | None, name: str, timeout_s: float |
         raise TimeoutExpired(f"wait for {name}", timeout_s or 0.0)
 
 
-def _exit_record(file: IO[bytes] | None) -> Record:
-    """Written before the monitor ended, or, if that was killed, by the fork-server soon."""
-    deadline = time.monotonic() + _BURIAL_TIMEOUT_S
-    while file is not None and time.monotonic() < deadline:
-        with suppress(ValueError):  # not yet, or half of it
-            record: Record = json.loads(os.pread(file.fileno(), 1 << 20, 0))
-            return record
-        time.sleep(0.005)
-    return {}
+def _exit_record(machinery: Machinery, container_id: str, file: IO[bytes]) -> Record:
+    """Written before the monitor ended, unless that was killed."""
+    if not os.fstat(file.fileno()).st_size:
+        machinery.settle(container_id)
+    try:
+        record: Record = json.loads(file.read())
+    except ValueError:
+        return {}  # nobody saw it, and who was to say so was killed too
+    return record
 
 
 def stop(machinery: Machinery, container_id: str, name: str, number: int, timeout_s: float) -> Record:
@@ -238,39 +246,42 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
 
 
 def remove(machinery: Machinery, container_id: str, name: str, *, force: bool) -> None:
-    """Remove a container that does not run; `force`: kill it first. The intent is recorded before anything is touched."""
-    state = look(machinery, container_id).state
-    if state.is_alive:
-        if not force:
-            raise WrongStateError(name, state, "remove")
-        kill_and_wait(machinery, container_id, name)
-    with machinery.state.transaction() as change:
-        claim = "UPDATE containers SET phase = 'removing', owner_pid = ?, owner_start = ? WHERE id = ?"
-        change.execute(claim, (os.getpid(), start_time(os.getpid()), container_id))
-    _await_teardown(machinery, container_id)
-    machinery.forget(container_id)
+    """Remove a container that does not run; `force`: kill it first."""
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    with suppress(ContainerNotFoundError):  # it removed itself when it was killed
+        while True:
+            state = look(machinery, container_id).state
+            if not force and not state.can_start:
+                raise WrongStateError(name, state, "remove")
+            if state.is_alive:
+                with suppress(WrongStateError):  # it ended, and another start is under way
+                    kill_and_wait(machinery, container_id, name)
+            try:
+                return _remove_idle(machinery, container_id, deadline)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    reason = "see monitor in its run.json"
+                    raise SupervisorError(f"the monitor of {name} does not end", reason) from None
 
 
-def _await_teardown(machinery: Machinery, container_id: str) -> None:
-    """An ended container's monitor may still be tidying: let it finish."""
-    records = machinery.records(container_id)
-    try:
-        os.close(records.hold(_END_TIMEOUT_S))
-    except FileNotFoundError:
-        pass  # never started, or removed by its monitor
-    except BlockingIOError:
-        raise SupervisorError(
-            f"the monitor of {container_id[:12]} does not end", "see monitor in its run.json"
-        ) from None
+def _remove_idle(machinery: Machinery, container_id: str, deadline: float) -> None:
+    """Raises BlockingIOError: it runs again, or its monitor is tidying still at `deadline`."""
+    with ExitStack() as stack:
+        with suppress(FileNotFoundError):  # no directory: a killed process had begun to remove it
+            held = machinery.records(container_id).held(max(0.0, deadline - time.monotonic()))
+            stack.enter_context(held)
+        machinery.forget(container_id)
 
 
 def discard(machinery: Machinery, container_id: str) -> None:
     """Stop and remove, whatever its state; nothing happens when it is gone. For the end of a ``with``, and to undo."""
     with suppress(ContainerNotFoundError):
         spec = spec_of(machinery, container_id)
-        if not spec.auto_remove:
-            stop(machinery, container_id, spec.name, spec.stop_signal, 10.0)
-        remove(machinery, container_id, spec.name, force=True)
+        try:
+            if not spec.auto_remove:
+                stop(machinery, container_id, spec.name, spec.stop_signal, 10.0)
+        finally:
+            remove(machinery, container_id, spec.name, force=True)
 
 
 def forget_row(machinery: Machinery, container_id: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import re
+import time
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from .supervisor.client import Supervisor
 from .supervisor.records import Records
 from .supervisor.undertaker import bury, is_settled
 
+_ID = re.compile(r"[0-9a-f]{64}")
+# How long the fork-server may take to record how the container of a killed monitor ended.
+_BURIAL_S = 3.0
 _RANGES = (LAST_BASE - FIRST_BASE) // RANGE_SIZE
 
 
@@ -78,46 +83,59 @@ class Machinery:
 
     def clean(self) -> None:
         """Find and clear what killed processes left: half-made and half-removed containers, runs without an end."""
-        rows = self.state.connection.execute(
-            "SELECT id, phase, owner_pid, owner_start FROM containers"
-        ).fetchall()
-        known = set()
-        for row in rows:
-            known.add(row["id"])
-            if row["phase"] != "created" and start_time(row["owner_pid"]) != row["owner_start"]:
-                self.forget(row["id"])
-            elif row["phase"] == "created":
-                self._close_run(row["id"])
-        for name in os.listdir(self.root.containers):
-            if (
-                name not in known
-                and not Records(self.root.containers / name).is_held()
-                and not self._has_row(name)
-            ):
-                self._discard(name)
+        names = [name for name in os.listdir(self.root.containers) if _ID.fullmatch(name)]
+        query = "SELECT id, phase, owner_pid, owner_start FROM containers"
+        rows = {row["id"]: row for row in self.state.connection.execute(query)}
+        for row in rows.values():
+            if row["phase"] == "created":
+                self.settle(row["id"])
+            elif start_time(row["owner_pid"]) != row["owner_start"]:
+                self._reclaim(row["id"])
+        for name in names:
+            if name not in rows:  # which were read later: its record is gone
+                self._reclaim(name)
         self.root.empty_trash()
+        self.cgroups.tidy()
 
-    def _has_row(self, container_id: str) -> bool:
-        query = "SELECT 1 FROM containers WHERE id = ?"
-        return self.state.connection.execute(query, (container_id,)).fetchone() is not None
+    def settle(self, container_id: str) -> None:
+        """Put an end on record to a run whose monitor was killed, and clear its remains. The fork-server does so, too, and
+        may know the exit code; where that was killed as well, or started later, we do."""
+        records = self.records(container_id)
+        plan = records.read("plan")
+        if plan is None or is_settled(plan, self.cgroups):
+            return
+        patience = 0.0
+        if records.monitor_lives() is False:
+            patience = _BURIAL_S
+            deadline = time.monotonic() + (patience if self.supervisor.pid() else 0.0)
+            while records.monitor_lives() is False and time.monotonic() < deadline:
+                time.sleep(0.002)
+        bury(plan, self.cgroups, None, timeout_s=patience)
 
-    def _close_run(self, container_id: str) -> None:
-        """A run whose monitor was killed has no end on record: give it one, and clear its remains."""
-        plan = self.records(container_id).read("plan")
-        if plan and not is_settled(plan, self.cgroups):
-            with suppress(BlockingIOError, FileNotFoundError):  # it runs, or was removed just now
-                bury(plan, self.cgroups, None, timeout_s=0)
+    def _reclaim(self, container_id: str) -> None:
+        """Remove what a killed process was making or removing; but a container that runs is no longer its own."""
+        try:
+            with ExitStack() as stack:
+                with suppress(FileNotFoundError):
+                    stack.enter_context(self.records(container_id).held(0))
+                self.forget(container_id)
+        except BlockingIOError:
+            if self.records(container_id).monitor_lives():
+                self.publish(container_id)
+
+    def publish(self, container_id: str) -> bool:
+        """Its maker no longer answers for it; whether it is still there."""
+        with self.state.transaction() as change:
+            query = "UPDATE containers SET phase = 'created' WHERE id = ?"
+            return change.execute(query, (container_id,)).rowcount > 0
 
     def forget(self, container_id: str) -> None:
-        """Remove a container that does not run, whatever is left of it; the record goes last."""
-        self._discard(container_id)
+        """Remove a container that does not run, whatever is left of it. The record goes first: `clean` finds a directory
+        without one."""
         with self.state.transaction() as change:
             change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
-
-    def _discard(self, container_id: str) -> None:
-        self.cgroups.kill_all(container_id)
-        self.cgroups.remove(container_id)
-        self.root.discard(self.bundle(container_id))
+        if not self.cgroups.exists(container_id) or self.cgroups.sweep(container_id):
+            self.root.discard(self.bundle(container_id))
 
     def close(self) -> None:
         self.state.close()

@@ -19,12 +19,14 @@ _SO_PASSPIDFD, _SCM_PIDFD = 76, 4
 
 
 def start_time(pid: int) -> int:
-    """Clock ticks from boot to the start of `pid`: with the pid, a name that is never used again. 0: no such process."""
+    """Clock ticks from boot to the start of `pid`: with the pid, a name that is never used again. 0: no such process, or
+    it has ended and waits for its parent, which it may do for ever."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
+    return 0 if fields[0] in b"ZX" else int(fields[19])
 
 
 def open_same(pid: int, start: int) -> int | None:

@@ -23,7 +23,7 @@ from ..drivers import syscalls
 from ..drivers.pidfd import exit_code_of
 from ..storage.logs import LogWriter, open_pipe
 from . import runner
-from .handover import flat_json, hand, send_frame, take
+from .handover import flat_json, hand, send_frame, take, unix_socket
 from .records import Records
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ def stand_by(channel: socket.socket, reports: socket.socket, orders_fd: int) -> 
         return  # the server has ended, or has enough of us
     order, (client, *fds) = received
     try:
-        monitor.start(order, socket.socket(fileno=client), fds)
+        monitor.start(order, unix_socket(client), fds)
         monitor.watch()
     except BaseException as error:  # whatever it was, the caller is told and the container recorded as ended
         monitor.fail(error)
@@ -90,8 +90,8 @@ class Monitor:
         self.bundle: str = order["bundle"]
         self.records = Records(self.bundle)
         self.lock_fd = self.records.hold(_LOCK_TIMEOUT_S)
+        self.records.remove("run")  # first: a run without an end is one whose monitor was killed
         self.records.remove("exit")
-        self.records.remove("run")
         count = len(order["stdio"])
         stdio = self._stdio(dict(zip(order["stdio"], fds[:count], strict=True)))
         hand(self.reports, (self.bundle, os.getpid()), [client.fileno(), *stdio, *fds[count:]])
@@ -246,7 +246,7 @@ class Monitor:
         reason = str(error) or type(error).__name__
         os.write(2, f"{self.bundle}: {reason}\n".encode())
         if self.lock_fd < 0:  # another run owns the records
-            self._tell({"event": "exited", "exit_code": None, "oom_killed": False, "error": reason})
+            self._tell({"event": "exited", "exit_code": None, "oom_killed": False, "error": reason, "refused": True})
             return
         if self.runner:
             os.kill(self.runner, signal.SIGKILL)

@@ -16,6 +16,7 @@ import os
 import struct
 import time
 
+from ..drivers.pidfd import start_time
 from .handover import flat_json
 
 TYPE_CHECKING = False
@@ -26,6 +27,28 @@ if TYPE_CHECKING:
 else:
     Record = dict
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
+
+
+def _lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+class Held:
+    """The lock, held by `fd`."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_error: object) -> None:
+        _lock(self._fd, fcntl.F_UNLCK)  # not by closing alone: a forked child of this process has the descriptor, too
+        os.close(self._fd)
 
 
 class Records:
@@ -78,18 +101,32 @@ class Records:
             pass
 
     def hold(self, timeout_s: float) -> int:
-        """Take the lock; the descriptor returned holds it. Raises BlockingIOError when another keeps it."""
+        """Take the lock; the descriptor returned holds it. Raises BlockingIOError: the container runs, or another keeps
+        the lock for `timeout_s` seconds; FileNotFoundError: it was removed."""
         fd = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-                return fd
-            except OSError:
-                if time.monotonic() > deadline:
-                    os.close(fd)
-                    raise BlockingIOError(f"{self.path} is held by another monitor") from None
+        try:
+            deadline = time.monotonic() + timeout_s
+            while not _lock(fd, fcntl.F_WRLCK):
+                if self.monitor_lives() or time.monotonic() > deadline:
+                    raise BlockingIOError(f"{self.path} is in use by another process")
                 time.sleep(0.001)
+            if not os.path.samestat(os.fstat(fd), os.stat(f"{self.path}/lock")):
+                raise FileNotFoundError(f"{self.path} was removed")
+            return fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def held(self, timeout_s: float) -> Held:
+        """`hold`, until the end of a ``with``."""
+        return Held(self.hold(timeout_s))
+
+    def monitor_lives(self) -> bool | None:
+        """Of the present run; None when there is none."""
+        run = self.read("run")
+        if run is None or self.has("exit"):
+            return None
+        return start_time(run["monitor"]) == run["monitor_start"]
 
     def is_held(self) -> bool:
         """Whether a monitor lives. Asks the kernel without taking the lock."""

@@ -5,7 +5,6 @@ The fork-server calls it when a monitor dies; where that died too, the next `Hos
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,21 +22,21 @@ _REAP_TIMEOUT_S = 2.0
 
 def is_settled(plan: Mapping[str, Any], cgroups: Cgroups) -> bool:
     """Whether a monitor that has ended left nothing to do."""
+    if cgroups.exists(plan["id"]):
+        return False
     records = Records(plan["bundle"])
-    if not os.path.exists(plan["bundle"]):
-        return True
-    recorded = records.has("exit") or not records.has("run")
-    return recorded and not plan["auto_remove"] and not cgroups.exists(plan["id"])
+    return not plan["auto_remove"] if records.has("exit") else not records.has("run")
 
 
 def bury(plan: Mapping[str, Any], cgroups: Cgroups, init_pidfd: int | None, *, timeout_s: float) -> None:
-    """Record how the run ended, as far as `init_pidfd` knows, and clear what is left. BlockingIOError: it still runs."""
+    """Record how the run ended, as far as `init_pidfd` knows, and clear what is left."""
     records = Records(plan["bundle"])
     try:
-        lock = records.hold(timeout_s)
-    except FileNotFoundError:
-        return  # removed meanwhile
-    try:
+        held = records.held(timeout_s)
+    except (BlockingIOError, FileNotFoundError):
+        return  # it runs again, or is being cleared by another; it was removed
+    with held:
+        has_begun = records.has("run") or records.has("exit")
         if records.has("run") and not records.has("exit"):
             code = exit_code_of(init_pidfd, wait_s=_REAP_TIMEOUT_S)
             error = None if code is not None else "its monitor was killed, so nobody saw how it ended"
@@ -46,10 +45,8 @@ def bury(plan: Mapping[str, Any], cgroups: Cgroups, init_pidfd: int | None, *, t
                 {"exit_code": code, "oom_killed": oom_killed, "error": error, "finished_at": time.time()}
             )
         cgroups.sweep(plan["id"])
-        if plan["auto_remove"]:
+        if plan["auto_remove"] and has_begun:
             remove_container(RootDir(plan["root"]), plan["id"])
-    finally:
-        os.close(lock)
 
 
 def remove_container(root: RootDir, container_id: str) -> None:
