@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ..drivers import inheritance
 from . import nursery
 
 TYPE_CHECKING = False
@@ -16,6 +17,7 @@ def main(root: str, ready_fd: int) -> NoReturn:
     if os.fork():
         os._exit(0)
     os.setsid()
+    inheritance.shed()
     os.chdir("/")
     os.umask(0o022)
     log = os.open(f"{root}/run/server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

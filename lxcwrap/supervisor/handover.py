@@ -22,6 +22,11 @@ _LENGTH = struct.Struct("<I")
 _FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
 
+def unix_socket(fd: int) -> socket.socket:
+    """As ``socket.socket(fileno=fd)``, without asking the kernel what it is."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+
+
 def hand(sock: socket.socket, value: Any, fds: Sequence[int] = ()) -> None:
     """Send plain data and duplicates of `fds`. Raises OSError when the other end is gone."""
     send_frame(sock, marshal.dumps(value), fds)

@@ -12,7 +12,7 @@ import socket
 
 from ..drivers import liblxc, syscalls
 from . import monitor
-from .handover import close_all, hand, take
+from .handover import close_all, hand, take, unix_socket
 
 JOIN, MONITOR = "join", "monitor"
 
@@ -56,6 +56,6 @@ def _monitor(server: socket.socket, channel_fd: int, reports_fd: int, orders_fd:
     try:
         server.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        monitor.stand_by(socket.socket(fileno=channel_fd), socket.socket(fileno=reports_fd), orders_fd)
+        monitor.stand_by(unix_socket(channel_fd), unix_socket(reports_fd), orders_fd)
     finally:
         os._exit(0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 
 from ..drivers import syscalls
 from ..drivers.liblxc import LxcDriver
 from .argv import with_descriptors
-from .handover import take
+from .handover import take, unix_socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def stand_by(monitor: int, orders_fd: int, result_fd: int) -> NoReturn:
             os._exit(1)
         os.setsid()
         syscalls.set_process_name("lxcwrap-runner")
-        received = take(socket.socket(fileno=orders_fd))
+        received = take(unix_socket(orders_fd))
         if received is None:
             os._exit(1)  # the starter failed, and has said why; or there was nothing to do
         code = _start(*received)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
-from ..drivers import inheritance, syscalls
+from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
 from . import attacher, nursery, wire
