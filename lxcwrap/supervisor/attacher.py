@@ -13,7 +13,7 @@ from ..drivers import AttachRefused, inheritance, mounts, namespaces, syscalls
 from ..drivers.cgroups import CgroupHost
 from ..drivers.liblxc import LxcDriver
 from ..ids import IdMap
-from . import call, rootfs, wire
+from . import call, rootfs, streams, wire
 from .argv import with_descriptors
 from .handover import close_all, received_fds, take
 
@@ -40,6 +40,7 @@ def execute(
     entry_fds = cgroups.entry_fds(request["id"])
     argv = with_descriptors(request["argv"], init_end.fileno(), entry_fds)
     stdio = _stdio(request["stdio"], fds)
+    streams.open_to_all(stdio)
     try:
         driver = LxcDriver(request["lxc_path"])
         keep_fds = (init_end.fileno(), *entry_fds)

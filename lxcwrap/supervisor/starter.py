@@ -16,7 +16,7 @@ from ..drivers import mounts, namespaces, syscalls
 from ..drivers.cgroups import CgroupHost
 from ..drivers.pidfd import pass_sender, sender, start_time
 from ..ids import IdMap
-from . import rootfs, wire
+from . import rootfs, streams, wire
 from .argv import INIT
 from .handover import hand, received_fds, take
 from .records import Records
@@ -55,6 +55,7 @@ def _prepare(
 ) -> socket.socket:
     """Everything up to liblxc's start; the socket on which init will report. `pair`: network and user namespace."""
     cgroups.prepare(plan["id"], plan["limits"], plan["devices"])
+    streams.open_to_all(stdio)
     namespace_fds = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
     mounts.private_mount_namespace()
     cgroups.hide_from_liblxc()
