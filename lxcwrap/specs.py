@@ -35,7 +35,7 @@ class State(StrEnum):
 
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?)?B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([KMGTP]i?)?B?", re.IGNORECASE | re.ASCII)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _CAPABILITY = re.compile(r"[A-Z][A-Z_]+")
 
@@ -59,9 +59,10 @@ def parse_size(value: int | str) -> int:
         match = _SIZE.fullmatch(value.strip())
         if not match:
             raise InvalidSpecError(f"size {value!r}: write a number and a unit, such as '256MiB' or '1GB'")
-        number, unit = float(match[1]), (match[2] or "").lower()
-        decimal = len(unit) == 1 and value.strip()[-1] in "bB"
-        size = int(number * (1000 if decimal else 1024) ** _POWERS[unit[0]]) if unit else int(number)
+        number, unit = match[1], (match[2] or "").lower()
+        base = 1000 if len(unit) == 1 and value.strip()[-1] in "bB" else 1024
+        factor = base ** _POWERS[unit[0]] if unit else 1
+        size = int(float(number) * factor) if "." in number else int(number) * factor
     if size < 0:
         raise InvalidSpecError(f"size {value!r}: must not be negative")
     return size
@@ -119,7 +120,7 @@ def _absolute(what: str, path: StrPath) -> str:
     text = os.fspath(path)
     if not text.startswith("/") or "\0" in text or ".." in PurePosixPath(text).parts:
         raise InvalidSpecError(f"{what} {text!r}: must be an absolute path without '..'")
-    return str(PurePosixPath(text))
+    return str(PurePosixPath("/" + text.lstrip("/")))  # POSIX lets "//" be another root
 
 
 def _optional_size(value: int | str | None) -> int | None:
