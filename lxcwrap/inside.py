@@ -22,7 +22,7 @@ from .machinery import Machinery
 from .options import check_user
 from .specs import Completed, ContainerSpec, State, check_argv, check_env
 from .supervisor.argv import init_argv
-from .supervisor.plan import capabilities, environment, process_config, uses_own_filter
+from .supervisor.plan import capabilities, capability_mask, environment, process_config, uses_own_filter
 
 
 def popen(
@@ -48,6 +48,7 @@ def popen(
         tty=tty,
         seccomp=uses_own_filter(spec.security),
         exec_only=True,
+        capabilities=capability_mask(spec.security),
     )
     streams = Streams(stdin, stdout, stderr)
     message = {
@@ -254,6 +255,7 @@ def call(
             "lxc_path": str(machinery.root.containers),
             "env": _env_list(spec.env),
             "seccomp": _filter(machinery, spec).hex(),
+            "capabilities": capability_mask(spec.security),
             "stdio": [],
         }
         conversation = machinery.supervisor.ask(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PIDFD_SEND_SIGNAL, OPEN_TREE, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT = 424, 428, 429, 430, 431, 432
 MOUNT_SETATTR = 442
 
+_PR_CAPBSET_DROP, _CAPABILITY_VERSION_3 = 24, 0x20080522
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 4, 15, 22, 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,6 +70,18 @@ def umount(target: str, flags: int) -> None:
 
 def prctl(option: int, argument: int, second: int = 0) -> None:
     _checked(_prctl(option, argument, second, 0, 0), "prctl", None)
+
+
+def limit_capabilities(mask: int) -> None:
+    """This thread keeps those in `mask` only, and nothing it executes gets another one."""
+    with open("/proc/sys/kernel/cap_last_cap") as file:
+        last = int(file.read())
+    for number in range(last + 1):
+        if not mask >> number & 1:
+            prctl(_PR_CAPBSET_DROP, number)
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    _checked(_libc.capset(header, struct.pack("6I", low, low, 0, high, high, 0)), "capset", None)
 
 
 def personality(persona: int) -> None:

@@ -2,12 +2,14 @@
  * The init of every container: starts one command the way it was asked for, reaps what is orphaned, forwards signals,
  * and ends as the command ends. Static, so that it runs in any image.
  *
- *   lxcwrap-init [-x] [-j FD,...] [-u USER[:GROUP]] [-G GROUP,...] [-C DIR] [-t] [-s FILTER] [-f FD] -- COMMAND [ARG...]
+ *   lxcwrap-init [-x] [-j FD,...] [-u USER[:GROUP]] [-G GROUP,...] [-C DIR] [-k MASK] [-t] [-s FILTER] [-f FD]
+ *                -- COMMAND [ARG...]
  *
  *   -x  become the command instead of supervising it: for exec, and for containers without an init
  *   -u  names or numbers, looked up in this root's /etc/passwd and /etc/group; default 0
  *   -G  further groups            -C  working directory, made if missing
  *   -j  descriptors of cgroups' `tasks` files to join, first of all
+ *   -k  capabilities the command may have, in hex; the init itself needs more of them, to become the user
  *   -t  give the command a new terminal            -s  seccomp filter: a file of struct sock_filter
  *   -f  SOCK_SEQPACKET socket to report on, a packet each:
  *         "S"               first; sender's pid is the init's, or with -x the command's (the receiver sets SO_PASSCRED)
@@ -43,7 +45,7 @@
 
 struct options {
     bool exec_only, tty;
-    char *user, *groups, *cwd, *filter, *cgroups, **argv;
+    char *user, *groups, *cwd, *filter, *cgroups, *capabilities, **argv;
 };
 
 struct user {
@@ -240,6 +242,16 @@ static void make_directories(char *path)
     }
 }
 
+/* From the bounding set: the others are computed from it when the command is executed (capabilities(7)). */
+static void keep_capabilities(const char *mask)
+{
+    unsigned long long kept = strtoull(mask, NULL, 16);
+
+    for (int number = 0; prctl(PR_CAPBSET_READ, number) >= 0; number++)
+        if (!(kept >> number & 1) && prctl(PR_CAPBSET_DROP, number) < 0)
+            fail("user", "cannot keep capabilities", mask, NULL);
+}
+
 static void set_ids(const struct user *user, const char *spec)
 {
     if (setgroups(group_count, groups) < 0 || setgid(user->gid) < 0 || setuid(user->uid) < 0)
@@ -286,6 +298,8 @@ static _Noreturn void become(struct options *options)
         open_terminal(user.uid);
     if (options->cwd)
         make_directories(options->cwd);
+    if (options->capabilities)
+        keep_capabilities(options->capabilities);
     set_ids(&user, options->user);
     if (options->cwd && chdir(options->cwd) < 0)
         fail("cwd", "cannot enter directory", options->cwd, NULL);
@@ -395,13 +409,14 @@ int main(int argc, char **argv)
     struct options options = {.user = (char[]){"0"}};
     int option;
 
-    while ((option = getopt(argc, argv, "+xj:u:G:C:ts:f:")) != -1)
+    while ((option = getopt(argc, argv, "+xj:u:G:C:k:ts:f:")) != -1)
         switch (option) {
         case 'x': options.exec_only = true; break;
         case 'j': options.cgroups = optarg; break;
         case 'u': options.user = optarg; break;
         case 'G': options.groups = optarg; break;
         case 'C': options.cwd = optarg; break;
+        case 'k': options.capabilities = optarg; break;
         case 't': options.tty = true; break;
         case 's': options.filter = optarg; break;
         case 'f': status_fd = atoi(optarg); break;

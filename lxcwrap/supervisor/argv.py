@@ -11,7 +11,14 @@ FILTER = "/dev/.lxcwrap/filter.bpf"
 
 
 def init_argv(
-    *, user: str, groups: Sequence[str], cwd: str, tty: bool, seccomp: bool, exec_only: bool
+    *,
+    user: str,
+    groups: Sequence[str],
+    cwd: str,
+    tty: bool,
+    seccomp: bool,
+    exec_only: bool,
+    capabilities: int | None,
 ) -> list[str]:
     """Our init with its options, up to the command: the same for the main process and for exec.
 
@@ -19,6 +26,7 @@ def init_argv(
     """
     options = [INIT, "-C", cwd]
     options += ["-x"] if exec_only else []
+    options += ["-k", f"{capabilities:x}"] if capabilities is not None else []
     options += ["-t"] if tty else []
     options += ["-u", user] if user else []
     options += ["-G", ",".join(groups)] if groups else []

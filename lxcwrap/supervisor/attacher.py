@@ -104,6 +104,8 @@ def call_function(
     def inside(_: object) -> int:
         for fd in entry_fds:
             os.write(fd, b"0")
+        if request["capabilities"] is not None:
+            syscalls.limit_capabilities(request["capabilities"])
         if seccomp:
             syscalls.load_seccomp(seccomp)
         return int(call.run_call(prepared, result_fd, request["env"]))

@@ -20,11 +20,16 @@ from .argv import init_argv
 DEFAULT_CAPABILITIES = frozenset(
     "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
 )
-ALL_CAPABILITIES = DEFAULT_CAPABILITIES | frozenset(
-    "AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE LINUX_IMMUTABLE MAC_ADMIN "
-    "MAC_OVERRIDE NET_ADMIN NET_BROADCAST PERFMON SYSLOG SYS_ADMIN SYS_BOOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO "
-    "SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM".split()
-)
+# In the order of their numbers (linux/capability.h).
+_NUMBERED = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
+    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
+    "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
+    "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+).split()
+ALL_CAPABILITIES = frozenset(_NUMBERED)
+# What our init needs to become the user, and to signal it. The command gets those of the container only.
+_INIT_CAPABILITIES = frozenset("CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETPCAP SETUID".split())
 # Kernel state that is the host's and not the container's: files hidden under /dev/null, directories under an empty tmpfs.
 _MASKED_FILES = "kcore keys latency_stats timer_list timer_stats sched_debug".split()
 _MASKED_DIRECTORIES = "proc/acpi proc/asound proc/scsi sys/firmware sys/devices/virtual/powercap".split()
@@ -38,8 +43,19 @@ def capabilities(security: Security) -> frozenset[str]:
     """Capabilities the container's root keeps."""
     if security.privileged:
         return ALL_CAPABILITIES
-    base = ALL_CAPABILITIES if "ALL" in security.cap_add else DEFAULT_CAPABILITIES | set(security.cap_add)
-    return frozenset() if "ALL" in security.cap_drop else base - set(security.cap_drop)
+    added, dropped = set(security.cap_add), set(security.cap_drop)
+    if "ALL" in added:
+        return frozenset() if "ALL" in dropped else ALL_CAPABILITIES - dropped
+    # As Docker: all dropped and some added means these alone.
+    return frozenset(added if "ALL" in dropped else DEFAULT_CAPABILITIES | added) - dropped
+
+
+def capability_mask(security: Security) -> int | None:
+    """What our init must reduce the capabilities to; None when there is nothing to let go of."""
+    kept = capabilities(security)
+    if security.privileged or kept >= _INIT_CAPABILITIES:
+        return None
+    return sum(1 << number for number, name in enumerate(_NUMBERED) if name in kept)
 
 
 def uses_own_filter(security: Security) -> bool:
@@ -104,6 +120,7 @@ def _init(spec: ContainerSpec) -> list[str]:
         tty=spec.tty,
         seccomp=uses_own_filter(spec.security),
         exec_only=not spec.init,
+        capabilities=capability_mask(spec.security),
     )
 
 
@@ -159,7 +176,8 @@ def _config(
         yield "lxc.idmap", f"u 0 {idmap.base} {idmap.size}"
         yield "lxc.idmap", f"g 0 {idmap.base} {idmap.size}"
     if not security.privileged:
-        yield "lxc.cap.keep", " ".join(sorted(name.lower() for name in capabilities(security))) or "none"
+        kept = capabilities(security) | _INIT_CAPABILITIES
+        yield "lxc.cap.keep", " ".join(sorted(name.lower() for name in kept))
         if security.no_new_privs:
             yield "lxc.no_new_privs", "1"
         elif profile:

@@ -140,10 +140,11 @@ class _Listener:
         os.close(master)
 
     def _started(self, exec_error: str | None) -> None:
-        """The main process runs, or could not be executed."""
-        hand(self.reports, ("started", exec_error))
+        """The main process runs, or could not be executed. The caller is told before the monitor, who might tell it at
+        once that the container has ended."""
         with suppress(OSError):  # the caller is gone: nobody to tell
             wire.send(self.client, {"event": "started", "init_pid": self.init_pid, "exec_error": exec_error})
+        hand(self.reports, ("started", exec_error))
 
 
 def _is_init(pid: int) -> bool:
