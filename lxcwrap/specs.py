@@ -123,6 +123,12 @@ def _absolute(what: str, path: StrPath) -> str:
     return str(PurePosixPath("/" + text.lstrip("/")))  # POSIX lets "//" be another root
 
 
+def _check_place(what: str, path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if path == "/" or parts[1] in ("proc", "sys") or parts[1:3] == ("dev", ".lxcwrap"):
+        raise InvalidSpecError(f"{what} {path!r}: /, /proc, /sys and /dev/.lxcwrap are the container's own")
+
+
 def _optional_size(value: int | str | None) -> int | None:
     return None if value is None else parse_size(value)
 
@@ -177,11 +183,7 @@ class Mount:
     mode: int = 0o1777
 
     def __attrs_post_init__(self) -> None:
-        parts = PurePosixPath(self.target).parts
-        if self.target == "/" or parts[1] in ("proc", "sys") or parts[1:3] == ("dev", ".lxcwrap"):
-            raise InvalidSpecError(
-                f"mount target {self.target!r}: /, /proc, /sys and /dev/.lxcwrap are the container's own"
-            )
+        _check_place("mount target", self.target)
 
     @classmethod
     def bind(cls, source: StrPath, target: StrPath, *, read_only: bool = False, exec: bool = True) -> Mount:
@@ -223,6 +225,11 @@ class Ulimit:
         if value not in known.split():
             raise InvalidSpecError(f"ulimit {value!r}: must be one of {known}")
 
+    def __attrs_post_init__(self) -> None:
+        soft, hard = (float("inf") if value is None else value for value in (self.soft, self.hard))
+        if not 0 <= soft <= hard:
+            raise InvalidSpecError(f"ulimit {self.name}: soft={self.soft} must be within 0..hard={self.hard}")
+
 
 @frozen(kw_only=True)
 class Device:
@@ -236,7 +243,7 @@ class Device:
         if not self.access or set(self.access) - set("rwm"):
             raise InvalidSpecError(f"device access {self.access!r}: use letters of 'rwm'")
         if self.target:
-            _absolute("device target", self.target)
+            _check_place("device target", _absolute("device target", self.target))
 
 
 @frozen(kw_only=True)

@@ -58,13 +58,18 @@ bind_mounts = st.builds(
 )
 mounts = st.lists(tmpfs_mounts | bind_mounts, max_size=4, unique_by=lambda mount: mount.target).map(tuple)
 _numbers = st.none() | st.integers(0, 1 << 40)
-ulimits = st.builds(Ulimit, name=st.sampled_from(("nofile", "core", "nproc")), soft=_numbers, hard=_numbers)
+ulimits = st.builds(
+    lambda name, soft, above: Ulimit(name=name, soft=soft, hard=None if soft is None else soft + above),
+    st.sampled_from(("nofile", "core", "nproc")),
+    _numbers,
+    st.integers(0, 99),
+)
 capabilities = st.lists(st.sampled_from((*sorted(ALL_CAPABILITIES), "ALL")), max_size=4).map(tuple)
 # Devices that every machine has, as a plan looks at them.
 devices = st.builds(
     Device,
     path=st.sampled_from(("/dev/null", "/dev/zero")),
-    target=st.just("") | paths,
+    target=st.just("") | targets,
     access=st.sampled_from(("r", "rw", "rwm")),
 )
 securities = st.builds(

@@ -210,17 +210,26 @@ def test_capabilities_have_the_form_of_names(name: str) -> None:
         Security(cap_add=(name,))
 
 
-@pytest.mark.parametrize("wrong", [{"access": ""}, {"access": "x"}, {"path": "null"}, {"target": "null"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"access": ""}, {"access": "x"}, {"path": "null"}]
+    + [{"target": target} for target in ("null", "/", "/proc/1", "//sys/x", "/dev/.lxcwrap/init", "/a/../b")],
+)
 def test_wrong_devices(wrong: dict[str, str]) -> None:
     """Absolute paths, and letters of rwm."""
     with pytest.raises(InvalidSpecError):
         Device(**{"path": "/dev/null", **wrong})
 
 
-def test_wrong_ulimits() -> None:
-    """Names that setrlimit(2) knows."""
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": "files"}, {"soft": 2, "hard": 1}, {"hard": 1}, {"soft": -1}, {"soft": 0, "hard": -1}],
+    ids=repr,
+)
+def test_wrong_ulimits(wrong: dict[str, Any]) -> None:
+    """Names that setrlimit(2) knows; a soft limit is no higher than the hard one."""
     with pytest.raises(InvalidSpecError):
-        Ulimit(name="files")
+        Ulimit(**{"name": "nofile", **wrong})
 
 
 def test_states_answer_questions() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcwrap.errors import InvalidSpecError
@@ -25,6 +25,7 @@ UNITS = {"": 1, "b": 1, "k": 1 << 10, "kb": 1000, "kib": 1 << 10, "m": 1 << 20, 
 UNITS |= {"g": 1 << 30, "GB": 10**9, "GiB": 1 << 30, "TiB": 1 << 40, "PB": 10**15}
 
 
+@settings(max_examples=40)
 @given(some.specs)
 def test_a_spec_is_read_as_it_was_written(spec: ContainerSpec) -> None:
     """All of it: nested values, tuples, surrogates of names that are no UTF-8."""
