@@ -61,19 +61,24 @@ class State:
     @property
     def connection(self) -> sqlite3.Connection:
         """This thread's connection, for reading. A forked child gets its own: SQLite's must not cross fork."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None or self._local.pid != os.getpid():
-            connection = self._local.connection = self._open()
-            self._local.pid = os.getpid()
-        return connection
+        own: _Own | None = getattr(self._local, "own", None)
+        if own is None or own.pid != os.getpid():
+            own = self._local.own = _Own(self._open())
+        return own.connection
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         # NORMAL: after a power cut the last changes may be missing, never half there; and no fsync per change.
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
-        if connection.execute("PRAGMA user_version").fetchone()[0] < len(MIGRATIONS):
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version < len(MIGRATIONS):
             self._migrate(connection)
+        elif version > len(MIGRATIONS):
+            from ..errors import UnsupportedError
+
+            connection.close()
+            raise UnsupportedError(f"{self._path} was written by a newer lxcwrap", "upgrade this one")
         return connection
 
     @staticmethod
@@ -103,10 +108,20 @@ class State:
         connection.execute("COMMIT")
 
     def close(self) -> None:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None and self._local.pid == os.getpid():
-            connection.close()
-        self._local.connection = None
+        self._local.own = None
+
+
+class _Own:
+    """A thread's connection, closed when the thread ends: left to itself it would wait for the garbage collector, as it
+    is in a cycle with its cache of statements."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.pid = os.getpid()
+
+    def __del__(self) -> None:
+        if self.pid == os.getpid():
+            self.connection.close()
 
 
 def _statements(script: str) -> Iterator[str]:
