@@ -80,6 +80,7 @@ _KNOWN = frozenset(ContainerOptions.__annotations__)
 # Taken over as they are; the others are translated below.
 _PLAIN = "read_only shm_size oom_score_adj tty init limits log_max_bytes log_max_files".split()
 _SECURITY = "privileged seccomp no_new_privs masked_paths".split()
+_FLAGS = frozenset((*_SECURITY, "read_only", "tty", "init"))
 
 
 def make_spec(
@@ -96,6 +97,9 @@ def make_spec(
     for name in options.keys() - _KNOWN:
         raise TypeError(f"unknown option {name!r}: {_advice(name)}")
     options = {key: value for key, value in options.items() if value is not None}  # type: ignore[assignment]  # same keys
+    for name in _FLAGS & options.keys():
+        if not isinstance(options[name], bool):  # type: ignore[literal-required]  # a key of the TypedDict
+            raise TypeError(f"{name}= takes True or False")  # "no" and "false" would mean yes
     name = options.get("name") or container_id[:12]
     security = Security(
         cap_add=_capabilities("cap_add", options),
@@ -107,10 +111,10 @@ def make_spec(
         image_id=image_id,
         name=name,
         argv=_command(config, argv, sh, options.get("entrypoint")),
-        env=environment(_image_env(config), check_env(options.get("env"))),
+        env=check_env(environment(_image_env(config), check_env(options.get("env")))),
         cwd=options.get("cwd") or config.working_dir or "/",
         user=check_user(options.get("user", config.user or ""), security),
-        groups=tuple(str(group) for group in _each("groups", options, str | int)),
+        groups=tuple(_group(each, security) for each in _each("groups", options, str | int)),
         hostname=options.get("hostname") or container_id[:12],
         labels={**config.labels, **_texts("labels", options)},
         stop_signal=parse_signal(options.get("stop_signal") or config.stop_signal or "TERM"),
@@ -130,7 +134,9 @@ def _mounts(config: ImageConfig, options: ContainerOptions) -> tuple[Mount, ...]
     given = (*_each("mounts", options, Mount), *(Mount.tmpfs(target) for target in targets))
     for mount in given:
         if mount.kind == "volume":
-            raise UnsupportedError(f"the volume {mount.source!r}", "named volumes come later; use Mount.bind()")
+            raise UnsupportedError(
+                f"the volume {mount.source!r}", "named volumes come later; use Mount.bind()"
+            )
     covered = {mount.target for mount in given}
     declared = sorted({posixpath.normpath("/" + path.lstrip("/")) for path in config.volumes})
     return (*given, *(Mount(kind="volume", target=path) for path in declared if not _is_below(path, covered)))
@@ -159,7 +165,7 @@ def _command(
         head, tail = (check_argv(entrypoint, "entrypoint") or ()) if entrypoint else (), words or ()
     if not head and not tail:
         raise InvalidSpecError("no command: the image has none of its own, so give one")
-    return (*head, *tail)
+    return check_argv((*head, *tail)) or ()  # the image's words have not been looked at before
 
 
 def _image_env(config: ImageConfig) -> dict[str, str]:
@@ -196,6 +202,13 @@ def check_user(value: str | int, security: Security) -> str:
     for part in text.split(":"):
         if part.isdecimal() and int(part) >= RANGE_SIZE and not security.privileged:
             raise InvalidSpecError(f"user {value!r}: a container has the ids 0 to {RANGE_SIZE - 1}")
+    return text
+
+
+def _group(value: str | int, security: Security) -> str:
+    text = check_user(value, security)
+    if ":" in text or "," in text:
+        raise InvalidSpecError(f"groups: {value!r} is no group: give names or numbers, one by one")
     return text
 
 
@@ -276,4 +289,6 @@ def _advice(name: str) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, _KNOWN, n=1)
-    return _ADVICE.get(name) or (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_KNOWN))}")
+    return _ADVICE.get(name) or (
+        f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(_KNOWN))}"
+    )
