@@ -19,6 +19,8 @@ from . import syscalls
 _PR_SET_TIMERSLACK, _PR_SET_THP_DISABLE = 29, 41
 _DEFAULT_TIMERSLACK_NS = 50_000
 _JOIN_SESSION_KEYRING = 1
+# It has another number on each architecture; liblxc has loaded this library already.
+_KEYCTL = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name(b"keyctl")
 _MOST_CPUS = 8192  # NR_CPUS of the largest kernels; those that a machine lacks are ignored
 _UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 _FILES = 1 << 20  # as Docker and Podman; the kernel's own maximum unless it was changed
@@ -71,10 +73,8 @@ def new_session_keyring() -> None:
 
     A key is for all who have the keyring, whatever their ids: container processes must not have the host's.
     """
-    # keyctl has another number on each architecture; liblxc has loaded this library already.
-    number = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name(b"keyctl")
     try:
-        syscalls.syscall("new session keyring", number, _JOIN_SESSION_KEYRING, None)
+        syscalls.syscall("new session keyring", _KEYCTL, _JOIN_SESSION_KEYRING, None)
     except OSError as error:
         if error.errno != errno.ENOSYS:  # a kernel without keys
             raise

@@ -246,7 +246,9 @@ class Monitor:
         reason = str(error) or type(error).__name__
         os.write(2, f"{self.bundle}: {reason}\n".encode())
         if self.lock_fd < 0:  # another run owns the records
-            self._tell({"event": "exited", "exit_code": None, "oom_killed": False, "error": reason, "refused": True})
+            self._tell(
+                {"event": "exited", "exit_code": None, "oom_killed": False, "error": reason, "refused": True}
+            )
             return
         if self.runner:
             os.kill(self.runner, signal.SIGKILL)

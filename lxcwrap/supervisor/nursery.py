@@ -11,10 +11,10 @@ import signal
 import socket
 
 from ..drivers import liblxc, syscalls
-from . import monitor
+from . import executor, monitor
 from .handover import close_all, hand, take, unix_socket
 
-JOIN, MONITOR = "join", "monitor"
+JOIN, MONITOR, EXECUTOR = "join", "monitor", "executor"
 
 
 def start(log_fd: int, ready_fd: int) -> socket.socket:
@@ -47,15 +47,19 @@ def _serve(server: socket.socket) -> None:
         else:
             pid = os.fork()
             if pid == 0:
-                _monitor(server, *fds)
+                _become(request, server, fds)
             hand(server, pid)
         close_all(fds)
 
 
-def _monitor(server: socket.socket, channel_fd: int, reports_fd: int, orders_fd: int) -> None:
+def _become(what: str, server: socket.socket, fds: list[int]) -> None:
     try:
         server.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        monitor.stand_by(unix_socket(channel_fd), unix_socket(reports_fd), orders_fd)
+        if what == MONITOR:
+            channel_fd, reports_fd, orders_fd = fds
+            monitor.stand_by(unix_socket(channel_fd), unix_socket(reports_fd), orders_fd)
+        else:
+            executor.stand_by(unix_socket(fds[0]))
     finally:
         os._exit(0)

@@ -47,7 +47,9 @@ class Held:
         pass
 
     def __exit__(self, *_error: object) -> None:
-        _lock(self._fd, fcntl.F_UNLCK)  # not by closing alone: a forked child of this process has the descriptor, too
+        _lock(
+            self._fd, fcntl.F_UNLCK
+        )  # not by closing alone: a forked child of this process has the descriptor, too
         os.close(self._fd)
 
 

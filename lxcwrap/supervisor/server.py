@@ -27,7 +27,7 @@ from ..ids import RANGE_SIZE
 from . import attacher, nursery, wire
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
-from .standby import Standby, Worker
+from .standby import Standby, Worker, attacher_for, executor
 from .undertaker import bury, is_settled
 
 _IDLE_S = 60.0
@@ -49,8 +49,8 @@ class Server:
         self.lock = lock
         self.pool = NamespacePool()
         self.standby: Standby | None = None
-        self.worker: Worker | None = None
-        self.is_worked = False  # something was executed: more may follow
+        self.workers: dict[str, Worker] = {}
+        self.wanted: set[str] = set()  # kinds of work that were asked for: more may follow
         self.cgroups = CgroupHost()
         self.retired = False
         self.poll = select.poll()
@@ -138,10 +138,10 @@ class Server:
             wire.send(connection, {"protocol": wire.PROTOCOL, "pid": os.getpid()})
         elif operation == "launch":
             self._launch(request, connection, fds)
+        elif operation == "exec":
+            self._execute(request, connection, fds)
         elif operation in attacher.OPERATIONS:
-            while not (self.worker or self._new_worker()).serve(request, connection, fds):
-                self.worker = None
-            self.worker, self.is_worked = None, True
+            self._work("attach", request, connection, fds)
         else:
             wire.send(connection, {"error": f"unknown request {operation!r}"})
 
@@ -156,8 +156,22 @@ class Server:
         if base:
             self.pool.expect(base, base + RANGE_SIZE)
 
-    def _new_worker(self) -> Worker:
-        return Worker(self._fork, self.cgroups)
+    def _execute(self, request: wire.Message, connection: socket.socket, fds: list[int]) -> None:
+        try:
+            entry_fds = self.cgroups.entry_fds(request["id"])
+        except FileNotFoundError:
+            answer = {"event": "exited", "exit_code": None, "error": "the container does not run"}
+            return wire.send(connection, answer)
+        self._work("exec", request, connection, [*fds, *entry_fds])
+        close_all(entry_fds)
+
+    def _work(self, kind: str, request: wire.Message, connection: socket.socket, fds: list[int]) -> None:
+        while not (self.workers.pop(kind, None) or self._new_worker(kind)).serve(request, connection, fds):
+            continue  # the one that waited was killed
+        self.wanted.add(kind)
+
+    def _new_worker(self, kind: str) -> Worker:
+        return executor(self.nursery) if kind == "exec" else attacher_for(self._fork, self.cgroups)
 
     def _new_standby(self) -> Standby:
         return Standby(self.nursery, self._fork, self.outbox, self.cgroups)
@@ -167,8 +181,8 @@ class Server:
         if self.standby is None and self.held:
             self.standby = self._new_standby()
             return True
-        if self.worker is None and self.is_worked:
-            self.worker = self._new_worker()
+        for kind in self.wanted - self.workers.keys():
+            self.workers[kind] = self._new_worker(kind)
             return True
         return self.pool.prepare_one()
 
@@ -194,9 +208,10 @@ class Server:
         self.nursery.close()
         os.close(self.lock)
         self.pool.close()
-        for waiting in (self.standby, self.worker):
-            if waiting:
-                waiting.close()
+        if self.standby:
+            self.standby.close()
+        for worker in self.workers.values():
+            worker.close()
         for fd, held in self.held.items():
             os.close(fd)
             held.standby.close()

@@ -15,17 +15,12 @@ Fork = Callable[[Callable[[], None]], int]
 
 
 class Worker:
-    """A child for one exec, call or mount."""
+    """A process for one request; `fork` makes it, given both ends of its channel."""
 
-    def __init__(self, fork: Fork, cgroups: CgroupHost) -> None:
+    def __init__(self, fork: Callable[[socket.socket, socket.socket], object]) -> None:
         self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-
-        def wait() -> None:
-            self._channel.close()
-            attacher.stand_by(channel, cgroups)
-
         with channel:
-            fork(wait)
+            fork(self._channel, channel)
 
     def serve(self, request: dict[str, Any], client: socket.socket, fds: Sequence[int]) -> bool:
         """Let it serve a request; False when it has been killed meanwhile."""
@@ -39,6 +34,24 @@ class Worker:
 
     def close(self) -> None:
         self._channel.close()
+
+
+def executor(nursery_end: socket.socket) -> Worker:
+    """A child of the nursery for one exec."""
+    return Worker(lambda _ours, channel: _fork_in(nursery_end, nursery.EXECUTOR, [channel]))
+
+
+def attacher_for(fork: Fork, cgroups: CgroupHost) -> Worker:
+    """A child of the fork-server for one call or mount."""
+
+    def make(ours: socket.socket, channel: socket.socket) -> None:
+        def wait() -> None:
+            ours.close()
+            attacher.stand_by(channel, cgroups)
+
+        fork(wait)
+
+    return Worker(make)
 
 
 class Standby:
@@ -62,14 +75,10 @@ class Standby:
                 end.close()
             starter.stand_by(reports, orders, server, cgroups)
 
-        theirs = (channel, monitor_reports, runner_orders)
         with channel, reports, monitor_reports, orders, runner_orders:
-            hand(nursery_end, nursery.MONITOR, [end.fileno() for end in theirs])
+            ends = [channel, monitor_reports, runner_orders]
+            self.monitor = _fork_in(nursery_end, nursery.MONITOR, ends)
             fork(wait)
-        answer = take(nursery_end)
-        if answer is None:
-            raise RuntimeError("the nursery was killed")
-        self.monitor: int = answer[0]
 
     def launch(
         self, order: dict[str, Any], client: socket.socket, fds: Sequence[int], pair: Sequence[int]
@@ -84,3 +93,12 @@ class Standby:
 
     def close(self) -> None:
         self._channel.close()
+
+
+def _fork_in(nursery_end: socket.socket, what: str, ends: Sequence[socket.socket]) -> int:
+    """Process id of what the nursery has forked."""
+    hand(nursery_end, what, [end.fileno() for end in ends])
+    answer = take(nursery_end)
+    if answer is None:
+        raise RuntimeError("the nursery was killed")
+    return int(answer[0])
