@@ -2,9 +2,11 @@
  * Looks around from inside a container. Static, so that it runs in any image.
  *
  *   probe               what it is and what it may do: lines of "KIND NAME VALUE"
+ *   probe look          only what it is
  *   probe open PATH...  "read PATH ERRNO" and "write PATH ERRNO" for each
  *   probe trace PID     what a process may learn of another: "trace HOW ERRNO"
  *   probe ids           real and effective user id
+ *   probe keys          how many keys its session keyring holds
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -65,7 +67,7 @@ static void try_calls(void)
     CALL(settimeofday, NULL, NULL);
     CALL(swapon, "/tmp/swap", 0L);
     CALL(syslog, 3L, NULL, 0L);
-    CALL(umount2, "/proc", 2L);
+    CALL(umount2, "/mnt", 2L);
     CALL(userfaultfd, 1L);
     CALL_AS("personality_no_randomize", personality, 0x40000L);
     CALL_AS("socket_alg", socket, 38L, 5L, 0L);
@@ -143,8 +145,6 @@ static void look_around(void)
         printf("id map %s", uid_map);
     gethostname(hostname, sizeof(hostname));
     printf("name host %s\n", hostname);
-    in_child(try_calls);
-    in_child(clone_user);
 }
 
 static void try_open(const char *path)
@@ -172,14 +172,28 @@ static void try_trace(const char *pid)
     say("trace", "ptrace", ptrace(PTRACE_SEIZE, atoi(pid), 0, 0));
 }
 
+static void count_keys(void)
+{
+    int keys[256];
+    long size = syscall(SYS_keyctl, 11L /* KEYCTL_READ */, -3L /* session */, keys, sizeof(keys));
+
+    printf("keys held %ld\n", size / (long)sizeof(*keys));
+}
+
 int main(int argc, char **argv)
 {
-    if (argc < 2)
+    if (argc < 2 || strcmp(argv[1], "look") == 0)
         look_around();
     else if (strcmp(argv[1], "ids") == 0)
         printf("%d %d\n", getuid(), geteuid());
+    else if (strcmp(argv[1], "keys") == 0)
+        count_keys();
     else
         for (char **word = argv + 2; *word; word++)
             strcmp(argv[1], "open") == 0 ? try_open(*word) : try_trace(*word);
+    if (argc < 2) {
+        in_child(try_calls);
+        in_child(clone_user);
+    }
     return 0;
 }

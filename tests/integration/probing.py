@@ -65,3 +65,12 @@ def wait_for(go: str, ready: str) -> None:
     os.rename(f"{ready}.new", ready)
     while not os.path.exists(go):
         time.sleep(0.01)
+
+
+def nest(directory: str, depth: int) -> None:
+    """Directories within each other, the innermost with a link out of them all."""
+    os.chdir(directory)
+    for _ in range(depth):
+        os.mkdir("d")
+        os.chdir("d")
+    os.symlink("/", "root")
