@@ -15,7 +15,7 @@ from ..drivers.liblxc import LxcDriver
 from ..ids import IdMap
 from . import call, rootfs, wire
 from .executor import be_nobody_elses, follow, standard_streams, tell
-from .handover import close_all, take
+from .handover import WAITING, close_all, take
 
 Work = Callable[[wire.Message, socket.socket, list[int], CgroupHost], None]
 
@@ -23,8 +23,10 @@ Work = Callable[[wire.Message, socket.socket, list[int], CgroupHost], None]
 def stand_by(channel: socket.socket, cgroups: CgroupHost) -> None:
     """Wait on `channel` for the one request to serve."""
     be_nobody_elses()
+    syscalls.set_process_name(WAITING)
     received = take(channel)
     if received is not None:  # else the server has ended
+        syscalls.set_process_name("lxcwrap-attach")
         request, (client, *fds) = received
         OPERATIONS[request["op"]](request, socket.socket(fileno=client), fds, cgroups)
 

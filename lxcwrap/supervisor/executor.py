@@ -9,7 +9,7 @@ import socket
 from ..drivers import AttachRefused, inheritance, syscalls
 from ..drivers.liblxc import LxcDriver
 from .argv import with_descriptors
-from .handover import close_all, flat_json, received_fds, send_frame, take
+from .handover import WAITING, close_all, flat_json, received_fds, send_frame, take
 from .streams import open_to_all
 
 TYPE_CHECKING = False
@@ -23,10 +23,12 @@ def stand_by(channel: socket.socket) -> None:
     Answers its caller: ``started`` with a pidfd, ``terminal`` with a pty master if asked for, ``exited``.
     """
     be_nobody_elses()
+    syscalls.set_process_name(WAITING)
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     received = take(channel)
     if received is None:
         return  # the server has ended
+    syscalls.set_process_name("lxcwrap-exec")
     request, (client_fd, *fds) = received
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, client_fd)
     count = len(request["stdio"])

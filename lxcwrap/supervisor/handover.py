@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_FDS = 64
+# Name of processes forked ahead, until they have something to do.
+WAITING = "lxcwrap-waiting"
 _LENGTH = struct.Struct("<I")
 _FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 

@@ -23,7 +23,7 @@ from ..drivers import syscalls
 from ..drivers.pidfd import exit_code_of
 from ..storage.logs import LogWriter, open_pipe
 from . import runner
-from .handover import flat_json, hand, send_frame, take, unix_socket
+from .handover import WAITING, flat_json, hand, send_frame, take, unix_socket
 from .records import Records
 
 TYPE_CHECKING = False
@@ -42,11 +42,12 @@ def stand_by(channel: socket.socket, reports: socket.socket, orders_fd: int) -> 
     reports: to and from the starter.  orders_fd: of the runner, to which the starter has the other end.
     """
     os.setsid()
-    syscalls.set_process_name("lxcwrap-monitor")
+    syscalls.set_process_name(WAITING)
     monitor = Monitor(channel, reports, orders_fd)
     received = take(channel)
     if received is None:
         return  # the server has ended, or has enough of us
+    syscalls.set_process_name("lxcwrap-monitor")
     order, (client, *fds) = received
     try:
         monitor.start(order, unix_socket(client), fds)
@@ -64,7 +65,7 @@ class Monitor:
         self.poll = select.poll()
         self.handlers: dict[int, Callable[[], bool]] = {}  # each says whether it wants to hear more
         self.log: LogWriter | None = None
-        self.outputs: list[int] = []
+        self.outputs: set[int] = set()
         self.lock_fd = self.oom_fd = -1
         self.init_pidfd: int | None = None
         self.has_started = False
@@ -121,7 +122,7 @@ class Monitor:
         log = self.log
         assert log is not None
         self._hear(fd, lambda: log.pump(fd, stream))
-        self.outputs.append(fd)
+        self.outputs.add(fd)
 
     # --- watch ---
 
@@ -131,6 +132,7 @@ class Monitor:
 
     def _forget(self, fd: int) -> None:
         del self.handlers[fd]
+        self.outputs.discard(fd)
         self.poll.unregister(fd)
         os.close(fd)
 
@@ -167,7 +169,7 @@ class Monitor:
 
     def _drain(self) -> None:
         """Log what the dead left in the pipes. liblxc holds their other ends a little longer: no end to wait for."""
-        outputs = [fd for fd in self.outputs if fd in self.handlers]
+        outputs = tuple(self.outputs)
         if not outputs:
             return
         poll = select.poll()

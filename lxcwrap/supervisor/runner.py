@@ -25,10 +25,10 @@ def stand_by(monitor: int, orders_fd: int, result_fd: int) -> NoReturn:
         if os.getppid() != monitor:
             os._exit(1)
         os.setsid()
-        syscalls.set_process_name("lxcwrap-runner")
         received = take(unix_socket(orders_fd))
         if received is None:
             os._exit(1)  # the starter failed, and has said why; or there was nothing to do
+        syscalls.set_process_name("lxcwrap-runner")
         code = _start(*received)
         os.write(result_fd, f"exit {code}".encode())
     except BaseException as error:

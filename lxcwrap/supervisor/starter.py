@@ -18,7 +18,7 @@ from ..drivers.pidfd import pass_sender, sender, start_time
 from ..ids import IdMap
 from . import rootfs, streams, wire
 from .argv import INIT
-from .handover import hand, received_fds, take
+from .handover import WAITING, hand, received_fds, take
 from .records import Records
 
 Plan = Mapping[str, Any]
@@ -31,10 +31,11 @@ def stand_by(
     """Wait on `reports` for what the monitor hands over; prepare, give the runner its `orders`, hear from init, and
     tell monitor, caller and server what they must know."""
     try:
-        syscalls.set_process_name("lxcwrap-starter")
+        syscalls.set_process_name(WAITING)
         received = take(reports)
         if received is None:
             os._exit(1)
+        syscalls.set_process_name("lxcwrap-starter")
         (bundle, monitor), (client, *fds) = received
         plan = Records(bundle).read("plan")
         if plan is None:
