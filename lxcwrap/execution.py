@@ -64,7 +64,9 @@ class Streams:
 
     def _pipe(self, name: str) -> int:
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        os.fchmod(reader, 0o666)  # both ends: whoever the command runs as may open /dev/stdout, as many programs do
+        os.fchmod(
+            reader, 0o666
+        )  # both ends: whoever the command runs as may open /dev/stdout, as many programs do
         with suppress(OSError):  # over the user's pipe quota: the usual 64 KiB serve too
             fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         ours, theirs = (writer, reader) if name == "stdin" else (reader, writer)
@@ -269,6 +271,7 @@ class Transfer:
     ) -> None:
         self._input = memoryview(input_bytes(data))
         self._chunks: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        self._received = 0
         self._stdin = stdin
         self._outputs = {"stdout": stdout, "stderr": stderr}
 
@@ -278,24 +281,23 @@ class Transfer:
         with selectors.DefaultSelector() as selector:
             self._register(selector)
             selector.register(conversation, selectors.EVENT_READ)
-            ended = False
+            ended, most = False, 0
             while len(selector.get_map()) > (0 if ended else 1):
-                remaining = (
-                    0.0 if ended else None if deadline is None else max(0.0, deadline - time.monotonic())
-                )
-                events = selector.select(remaining)
-                if not events:
-                    if ended:
-                        return
-                    raise TimeoutExpired("output", 0.0)
+                remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+                events = selector.select(0.0 if ended else remaining)
                 for key, _ in events:
                     if key.data is None:
                         if has_ended():
-                            ended = True
+                            # What it wrote is in the pipes: what comes after that much is another's, without end.
+                            ended, most = True, self._received + 2 * _PIPE_SIZE
                             selector.unregister(key.fileobj)
                     elif not self._move(key.data):
                         selector.unregister(key.fileobj)
                         key.fileobj.close()  # type: ignore[union-attr]  # only files have a name
+                if ended and (not events or self._received > most):
+                    return
+                if not ended and deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutExpired("output", 0.0)
 
     def _register(self, selector: selectors.BaseSelector) -> None:
         if self._stdin is not None and not self._stdin.closed:
@@ -312,6 +314,7 @@ class Transfer:
         assert file is not None
         data = os.read(file.fileno(), _CHUNK)
         self._chunks[name].append(data)
+        self._received += len(data)
         return bool(data)
 
     def _write(self) -> bool:
