@@ -6,6 +6,7 @@ Any thread and any process may use it; each request has a connection of its own.
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import select
@@ -14,13 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import SupervisorError, UnsupportedError
+from ..storage.images import locked
 from . import wire
 
 _START_TIMEOUT_S = 30.0
+_END_TIMEOUT_S = 5.0
 _BOOT = "import sys; sys.path[:0] = {paths!r}; from lxcwrap.supervisor.boot import main; main({root!r}, {fd})"
 
 
@@ -70,7 +74,6 @@ class Supervisor:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._socket_path = f"{root}/run/server.sock"
 
     def ask(self, message: Mapping[str, object], fds: Sequence[int] = (), *, what: str) -> Conversation:
         """Send a request; `what` names it in errors."""
@@ -87,25 +90,27 @@ class Supervisor:
 
     def pid(self) -> int | None:
         """Process id of the server, None when none runs."""
+        return self._hello(retire=False)
+
+    def stop(self) -> None:
+        """Let the server end, and wait for that. Containers go on; the next request starts another."""
+        pid = self._hello(retire=True)
+        with suppress(ProcessLookupError):
+            if pid is not None:
+                server = os.pidfd_open(pid)
+                try:
+                    select.select([server], [], [], _END_TIMEOUT_S)
+                finally:
+                    os.close(server)
+
+    def _hello(self, *, retire: bool) -> int | None:
         try:
             with self._open() as sock:
-                wire.send(sock, {"op": "hello", "protocol": wire.PROTOCOL})
+                wire.send(sock, {"op": "hello", "retire": retire})
                 answer = wire.receive(sock)
         except OSError:
             return None
         return int(answer[0]["pid"]) if answer else None
-
-    def stop(self) -> None:
-        """Ask the server to end. Containers go on; the next request starts another."""
-        try:
-            with self._open() as sock:
-                wire.send(sock, {"op": "hello", "protocol": wire.PROTOCOL, "retire": True})
-                wire.receive(sock)
-        except OSError:
-            return
-        deadline = time.monotonic() + 5.0
-        while os.path.exists(self._socket_path) and time.monotonic() < deadline:
-            time.sleep(0.002)
 
     def _open(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -113,7 +118,7 @@ class Supervisor:
             # A path beyond the 107 bytes of sun_path is reached through a descriptor of its directory.
             directory = os.open(f"{self._root}/run", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                sock.connect(f"/proc/self/fd/{directory}/server.sock")
+                sock.connect(f"/proc/self/fd/{directory}/{wire.SERVER}.sock")
             finally:
                 os.close(directory)
         except BaseException:
@@ -129,7 +134,9 @@ class Supervisor:
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 if time.monotonic() > deadline:
                     raise SupervisorError("the fork-server cannot be reached", str(error)) from error
-                self._spawn()
+            with locked(self._root / "run/spawn.lock", fcntl.LOCK_EX):  # one of us is enough
+                if self.pid() is None:
+                    self._spawn()
 
     def _spawn(self) -> None:
         ready, writer = os.pipe()

@@ -35,7 +35,8 @@ _BURY_TIMEOUT_S = 10.0
 
 
 class Held(NamedTuple):
-    """A container that runs: `order` is what its start was asked with, `init` a pidfd, once the starter has sent it."""
+    """A container that runs: `order` is what its start was asked with, `init` a pidfd, once the starter has sent it.
+    By a pidfd of the monitor."""
 
     order: wire.Message
     standby: Standby
@@ -59,6 +60,8 @@ class Server:
         self.inbox, self.outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.poll.register(listener, select.POLLIN)
         self.poll.register(self.inbox, select.POLLIN)
+        self.inbox.setblocking(False)
+        self.poll.register(self.nursery, 0)  # its end
 
     def settle(self) -> None:
         """Leave the caller's cgroups, and the nursery too: its session's end must not be the containers' end."""
@@ -72,43 +75,62 @@ class Server:
         last = time.monotonic()
         while not self.retired:
             # First the requests; when there is none, one step of preparation; then sleep.
-            ready = self.poll.poll(0) or (None if self._prepare_one() else self.poll.poll(1000))
-            for fd, _event in ready or ():
-                self._attend(fd)
-                last = time.monotonic()
+            try:
+                ready = self.poll.poll(0) or (None if self._prepare_one() else self.poll.poll(1000))
+                for fd, _event in ready or ():
+                    self._attend(fd)
+                    last = time.monotonic()
+            except (OSError, RuntimeError):  # there can be no more processes, or the nursery was killed
+                traceback.print_exc()
+                break
             if not ready and time.monotonic() - last > _IDLE_S:
                 break
+        self._retire()
+
+    def _retire(self) -> None:
+        """Answer those who have connected; no more can. What monitors leave from now on, they clear up themselves."""
+        self.listener.shutdown(socket.SHUT_RD)
+        with suppress(OSError):  # until there are none
+            while True:
+                self._accept()
+        for fd, held in list(self.held.items()):
+            if held.standby.disown():
+                self._monitor_ended(fd)
         self.pool.close()
 
     def _attend(self, fd: int) -> None:
         if fd == self.listener.fileno():
-            connection, _ = self.listener.accept()
-            with connection:
-                self._serve_one(connection)
+            self._accept()
         elif fd == self.inbox.fileno():
-            name, fds, _flags, _address = socket.recv_fds(self.inbox, 64, 1)
-            for monitor_fd, held in self.held.items():
-                if fds and held.order["id"] == name.decode():
-                    self.held[monitor_fd] = held._replace(init=fds[0])
+            self._read_inbox()
+        elif fd == self.nursery.fileno():
+            self.retired = True  # it was killed: the next server has another
         else:
             self._monitor_ended(fd)
 
+    def _accept(self) -> None:
+        connection, _ = self.listener.accept()
+        with connection:
+            self._serve_one(connection)
+
+    def _read_inbox(self) -> None:
+        with suppress(BlockingIOError):
+            while True:
+                name, fds, _flags, _address = socket.recv_fds(self.inbox, 64, 1)
+                for monitor_fd, held in self.held.items():
+                    if fds and held.order["id"] == name.decode():
+                        self.held[monitor_fd] = held._replace(init=fds.pop())
+                close_all(fds)
+
     def _hold(self, order: wire.Message, standby: Standby) -> None:
-        try:
-            fd = os.pidfd_open(standby.monitor)
-        except ProcessLookupError:  # it has ended already
-            self._clear(Held(order, standby, None))
-        else:
-            self.held[fd] = Held(order, standby, None)
-            self.poll.register(fd, select.POLLIN)
+        self.held[standby.monitor] = Held(order, standby, None)
+        self.poll.register(standby.monitor, select.POLLIN)
 
     def _monitor_ended(self, fd: int) -> None:
+        """By itself or killed: do what is left to do."""
+        self._read_inbox()
         self.poll.unregister(fd)
-        os.close(fd)
-        self._clear(self.held.pop(fd))
-
-    def _clear(self, held: Held) -> None:
-        """The monitor has ended, by itself or killed: do what is left to do."""
+        held = self.held.pop(fd)
         held.standby.close()
         if not is_settled(held.order, self.cgroups):
             self._fork(lambda: bury(held.order, self.cgroups, held.init, timeout_s=_BURY_TIMEOUT_S))
@@ -134,8 +156,8 @@ class Server:
     def _dispatch(self, request: wire.Message, connection: socket.socket, fds: list[int]) -> None:
         operation = request.get("op")
         if operation == "hello":
-            self.retired = request["protocol"] != wire.PROTOCOL or bool(request.get("retire"))
-            wire.send(connection, {"protocol": wire.PROTOCOL, "pid": os.getpid()})
+            self.retired |= request["retire"]
+            wire.send(connection, {"pid": os.getpid()})
         elif operation == "launch":
             self._launch(request, connection, fds)
         elif operation == "exec":
@@ -174,7 +196,9 @@ class Server:
         return executor(self.nursery) if kind == "exec" else attacher_for(self._fork, self.cgroups)
 
     def _new_standby(self) -> Standby:
-        return Standby(self.nursery, self._fork, self.outbox, self.cgroups)
+        while True:
+            with suppress(ProcessLookupError):  # killed already
+                return Standby(self.nursery, self._fork, self.outbox, self.cgroups)
 
     def _prepare_one(self) -> bool:
         """One thing that the next launch need not wait for; False when all is ready."""
@@ -212,20 +236,16 @@ class Server:
             self.standby.close()
         for worker in self.workers.values():
             worker.close()
-        for fd, held in self.held.items():
-            os.close(fd)
+        for held in self.held.values():
             held.standby.close()
 
 
 def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
-    """Serve `root`; says ``ok`` on `ready_fd` when connections are taken. Another server's presence ends this one."""
-    lock = os.open(f"{root}/run/server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.write(ready_fd, b"ok")
-        os._exit(0)
-    path = f"{root}/run/server.sock"
+    """Serve `root`; says ``ok`` on `ready_fd` when connections are taken. The caller sees to it that no other serves it."""
+    lock = os.open(f"{root}/run/{wire.SERVER}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # the last one may be about to end
+    path = f"{wire.SERVER}.sock"
+    os.chdir(f"{root}/run")  # for a path relative to it, as a socket's can have 107 bytes only
     if os.path.lexists(path):
         os.unlink(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -234,6 +254,7 @@ def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
         listener.listen(1024)
         server = Server(listener, lock, nursery_end)
         server.settle()
+        os.chdir("/")
         os.write(ready_fd, b"ok")
         os.close(ready_fd)
         # Children are reaped by the kernel, and so are the inits of killed monitors, which would else go to the host's
@@ -246,6 +267,6 @@ def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
         try:
             server.serve()
         finally:
-            os.unlink(path)
+            os.unlink(f"{root}/run/{path}")
             server.cgroups.unsettle()
     os._exit(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -77,7 +79,7 @@ class Standby:
 
         with channel, reports, monitor_reports, orders, runner_orders:
             ends = [channel, monitor_reports, runner_orders]
-            self.monitor = _fork_in(nursery_end, nursery.MONITOR, ends)
+            self.monitor = os.pidfd_open(_fork_in(nursery_end, nursery.MONITOR, ends))
             fork(wait)
 
     def launch(
@@ -91,8 +93,14 @@ class Standby:
             self.close()
             return False
 
+    def disown(self) -> bool:
+        """From now on the monitor will find that it must clear up by itself. True: it has ended, and thinks that we do."""
+        self._channel.shutdown(socket.SHUT_RD)
+        return take(self._channel) is not None or bool(select.select([self.monitor], [], [], 0)[0])
+
     def close(self) -> None:
         self._channel.close()
+        os.close(self.monitor)
 
 
 def _fork_in(nursery_end: socket.socket, what: str, ends: Sequence[socket.socket]) -> int:

@@ -12,11 +12,12 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from .. import __version__
 from .handover import MAX_FDS, close_all, received_fds, send_frame
 
 MAX_MESSAGE = 64 << 20
-# Raised with every change of the messages: a caller that meets an older server asks it to retire.
-PROTOCOL = 1
+# Socket and lock in run/. A caller of another version does not meet this server: it starts one of its own.
+SERVER = f"server-{__version__}"
 
 _LENGTH = struct.Struct("<I")
 _FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
