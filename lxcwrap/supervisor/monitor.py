@@ -68,7 +68,7 @@ class Monitor:
         self.outputs: set[int] = set()
         self.lock_fd = self.oom_fd = -1
         self.init_pidfd: int | None = None
-        self.has_started = False
+        self.has_started = self.starter_has_ended = False
         self.exec_error: str | None = None
         self.exit_recorded = False
         self.result_fd, result_end = os.pipe2(os.O_CLOEXEC)
@@ -146,6 +146,7 @@ class Monitor:
     def _starter_reports(self) -> bool:
         received = take(self.reports)
         if received is None:
+            self.starter_has_ended = True
             self.reports.detach()  # closed by who called
             if not self.has_started and self.runner:
                 raise RuntimeError("the process that prepared the start was killed")
@@ -167,6 +168,13 @@ class Monitor:
             raise RuntimeError(report[1])
         return True
 
+    def _hear_starter_out(self) -> None:
+        """The container has ended: then the starter is about to, and first it says how the start went."""
+        fd = self.reports.fileno()
+        while not self.starter_has_ended:
+            if not self._starter_reports():
+                self._forget(fd)
+
     def _drain(self) -> None:
         """Log what the dead left in the pipes. liblxc holds their other ends a little longer: no end to wait for."""
         outputs = tuple(self.outputs)
@@ -184,8 +192,7 @@ class Monitor:
 
     def _init_ended(self) -> bool:
         """With init all processes of the container are gone. liblxc still tidies up; the caller need not wait."""
-        if not self.has_started:  # first what the starter has to say: how the start went
-            return True
+        self._hear_starter_out()
         self._drain()
         code = exit_code_of(self.init_pidfd, wait_s=0.05)
         if code is not None:  # an older kernel: liblxc will say
@@ -195,6 +202,7 @@ class Monitor:
     def _runner_ended(self) -> bool:
         os.waitpid(self.runner, 0)
         self.runner = 0
+        self._hear_starter_out()
         self._drain()
         answer = os.read(self.result_fd, 4096).decode(errors="replace")
         if answer.startswith("exit "):
