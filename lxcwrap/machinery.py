@@ -29,16 +29,6 @@ _BURIAL_S = 3.0
 _RANGES = (LAST_BASE - FIRST_BASE) // RANGE_SIZE
 
 
-def _make_passable(root: Path) -> None:
-    """The containers' root is an ordinary user of this host, and must get through to its own files."""
-    if not root.stat().st_mode & 0o001:
-        root.chmod(root.stat().st_mode & 0o777 | 0o011)
-    for parent in root.parents:
-        if not parent.stat().st_mode & 0o001:
-            remedy = f"chmod o+x {parent}, or take another root directory"
-            raise UnsupportedError(f"containers cannot reach {root}: {parent} lets its owner alone through", remedy)
-
-
 class Machinery:
     """Everything under one root directory. Holds no state of its own: any number may exist, in any process.
 
@@ -54,7 +44,7 @@ class Machinery:
     ) -> None:
         self.root = RootDir(root)
         self.root.prepare()
-        _make_passable(self.root.path)
+        self.make_passable()
         self.state = State(self.root.state_db)
         self.layers = LayerStore(self.root.layers)
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
@@ -62,6 +52,16 @@ class Machinery:
         self.cgroups: Cgroups = cgroups or CgroupHost()
         # Each root directory begins elsewhere in the ids that containers may have, so that two rarely meet.
         self._first_range = int.from_bytes(sha256(os.fsencode(self.root.path)).digest()[:4]) % _RANGES
+
+    def make_passable(self) -> None:
+        """The containers' root is an ordinary user of this host, and must get through to its own files."""
+        root = self.root.path
+        if not root.stat().st_mode & 0o001:
+            root.chmod(root.stat().st_mode & 0o777 | 0o011)
+        for parent in root.parents:
+            if not parent.stat().st_mode & 0o001:
+                what = f"containers cannot reach {root}: {parent} lets its owner alone through"
+                raise UnsupportedError(what, f"chmod o+x {parent}, or take another root directory")
 
     def idmap(self, slot: int | None) -> IdMap:
         """The id range of a container with this slot; None: privileged, no range."""

@@ -25,14 +25,17 @@ from .supervisor.fake import FakeSupervisor
 
 
 class FakeMachinery(Machinery):
-    """That of a user who is not root."""
+    """That of a user who is not root, whose containers have no ids of their own."""
 
     def __init__(self, root: StrPath, supervisor: FakeSupervisor) -> None:
         cgroups = FakeCgroups(Path(root).absolute() / "containers")
         super().__init__(root, supervisor=supervisor, cgroups=cgroups)
 
+    def make_passable(self) -> None:
+        pass
+
     def chown(self, path: Path, user: int, group: int) -> None:
-        """No container has ids of its own here."""
+        pass
 
 
 @contextmanager

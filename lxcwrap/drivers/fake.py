@@ -221,6 +221,9 @@ class FakeCgroups:
     def sweep(self, container_id: str) -> bool:
         return self.kill_all(container_id) and self.remove(container_id)
 
+    def tidy(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
