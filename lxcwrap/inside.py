@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from . import lifecycle
-from .drivers.pidfd import open_same
+from .drivers.pidfd import start_time
 from .errors import CallError, ExecError, SupervisorError, TimeoutExpired, WrongStateError
 from .execution import PIPE, Popen, Stream, Streams, checked, input_bytes
 from .inroot import Root
@@ -307,22 +307,29 @@ def open_root(machinery: Machinery, container_id: str) -> Iterator[Root]:
     record = lifecycle.row(machinery, container_id)
     spec, idmap = lifecycle.spec_of(machinery, container_id), machinery.idmap(record["slot"])
     run = lifecycle.look(machinery, container_id)
-    if run.state.is_alive:
-        pidfd = open_same(run.run["init_pid"], run.run["init_start"])
-        if pidfd is not None:
-            try:
-                fd = os.open(f"/proc/{run.run['init_pid']}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            finally:
-                os.close(pidfd)
-            try:
-                if os.path.samestat(os.fstat(fd), os.stat("/")):  # a pid used again at this moment, or a fake
-                    raise SupervisorError(f"{spec.name}: its root is the host's", "nothing was touched")
-                yield Root(fd, idmap, spec.name, spec.read_only)
-            finally:
-                os.close(fd)
-            return
+    fd = _root_of(run.run["init_pid"], run.run["init_start"]) if run.state.is_alive else None
+    if fd is not None:
+        try:
+            if os.path.samestat(os.fstat(fd), os.stat("/")):  # a fake
+                raise SupervisorError(f"{spec.name}: its root is the host's", "nothing was touched")
+            yield Root(fd, idmap, spec.name, spec.read_only)
+        finally:
+            os.close(fd)
+        return
     with _mounted(machinery, container_id, spec.name) as fd:
         yield Root(fd, idmap, spec.name)
+
+
+def _root_of(pid: int, start: int) -> int | None:
+    """The root directory of the process that had `pid` at `start`; None when it has ended."""
+    try:
+        fd = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    if start_time(pid) == start:  # asked when it is open: before, its number might become another's
+        return fd
+    os.close(fd)
+    return None
 
 
 @contextmanager

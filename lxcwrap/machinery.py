@@ -67,6 +67,8 @@ class Machinery:
         """The id range of a container with this slot; None: privileged, no range."""
         if slot is None:
             return IDENTITY
+        if slot >= _RANGES:  # two with the same ids would be no strangers to each other
+            raise UnsupportedError(f"more than {_RANGES} containers under one root directory", "remove some")
         return IdMap(FIRST_BASE + (self._first_range + slot) % _RANGES * RANGE_SIZE)
 
     def chown(self, path: Path, user: int, group: int) -> None:

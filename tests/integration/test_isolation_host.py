@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from lxcwrap import Host
-from lxcwrap.errors import StartError
+from lxcwrap.drivers.pidfd import start_time
+from lxcwrap.errors import StartError, UnsupportedError
+from lxcwrap.ids import FIRST_BASE, LAST_BASE, RANGE_SIZE
+from lxcwrap.inside import _root_of
 from tests.integration import probing
 
 NOBODY = 65534
@@ -110,6 +113,26 @@ except (OSError, struct.error):
 """
     done = subprocess.run([sys.executable, "-I", "-S", "-c", program], stdout=-1, text=True, check=True)
     return int(done.stdout) if done.stdout else None
+
+
+def test_ids_are_never_shared(host: Host) -> None:
+    """When all ranges are in use there is no further container, rather than two with the same ids."""
+    ranges = (LAST_BASE - FIRST_BASE) // RANGE_SIZE
+    machinery = host._machinery
+    bases = {machinery.idmap(slot).base for slot in range(ranges)}
+    assert len(bases) == ranges and min(bases) >= FIRST_BASE and max(bases) < LAST_BASE
+    with pytest.raises(UnsupportedError):
+        machinery.idmap(ranges)
+
+
+def test_files_are_never_those_of_a_process_that_took_the_number() -> None:
+    """Of a container that has ended, when its main process' number is used again."""
+    me = os.getpid()
+    assert _root_of(me, start_time(me) - 1) is None
+    assert _root_of(1 << 22, 0) is None
+    fd = _root_of(me, start_time(me))
+    assert fd is not None and os.path.samestat(os.fstat(fd), os.stat("/"))
+    os.close(fd)
 
 
 # --- hostile images ---------------------------------------------------------------------------------------
