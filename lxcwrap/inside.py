@@ -265,7 +265,7 @@ def call(
         writer = -1
         with conversation, os.fdopen(reader, "rb") as results:
             reader = -1
-            data = results.read(calling.MAX_RESULT + 9)
+            data = calling.read_answer(results)
             if not data:
                 raise CallError(name, _why(conversation))
         return calling.decode_result(data, name)

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from functools import lru_cache
 from typing import IO, Any, NamedTuple
 
 from attrs import asdict, evolve
@@ -52,7 +53,10 @@ def row(machinery: Machinery, container_id: str) -> Mapping[str, Any]:
 
 
 def spec_of(machinery: Machinery, container_id: str) -> ContainerSpec:
-    return spec_from_json(row(machinery, container_id)["spec"])
+    return _parsed(row(machinery, container_id)["spec"])
+
+
+_parsed = lru_cache(maxsize=256)(spec_from_json)  # frozen values: to be shared
 
 
 def look(machinery: Machinery, container_id: str) -> Run:
@@ -98,7 +102,7 @@ def begin(
 def start(machinery: Machinery, container_id: str) -> None:
     """Start, and return when the main process runs. Raises WrongStateError, StartError."""
     record = row(machinery, container_id)
-    spec, state = spec_from_json(record["spec"]), look(machinery, container_id).state
+    spec, state = _parsed(record["spec"]), look(machinery, container_id).state
     if not state.can_start:
         raise WrongStateError(spec.name, state, "start")
     run_up(machinery, container_id, spec, record["slot"])

@@ -5,6 +5,7 @@ Each gets the request, the connection to answer on, and the descriptors that cam
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  # what getaddrinfo would import, which a called function cannot do inside
 import os
 import socket
 from collections.abc import Callable

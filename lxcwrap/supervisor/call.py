@@ -27,7 +27,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from ..drivers import syscalls
 
@@ -64,6 +64,12 @@ def encode_call(
 def function_name(fn: object) -> str:
     """How errors call it."""
     return getattr(fn, "__qualname__", None) or repr(fn)
+
+
+def read_answer(file: BinaryIO) -> bytes:
+    """What the child wrote, for `decode_result`, without waiting for its end; empty when it wrote nothing."""
+    head = file.read(_LENGTH_SIZE)
+    return head + file.read(min(int.from_bytes(head, "big"), MAX_RESULT + 1))
 
 
 def decode_result(data: bytes, function: str = "the function") -> Any:
