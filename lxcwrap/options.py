@@ -60,7 +60,7 @@ class ContainerOptions(TypedDict, total=False):
     read_only: bool
     shm_size: int | str
     ulimits: Sequence[Ulimit]
-    sysctls: Mapping[str, str]
+    sysctls: Mapping[str, str | int]
     extra_hosts: Mapping[str, str]
     oom_score_adj: int
     tty: bool

@@ -18,6 +18,7 @@ from ..errors import FormatError, InvalidSpecError, TimeoutExpired
 from ..specs import LogLine, StrPath
 from .logs import (
     BLOCK_SIZE,
+    CONTINUES,
     STDERR,
     STDOUT,
     FormatVersionError,
@@ -187,9 +188,10 @@ def _follow(
 class _Partial:
     """A line whose end has not come yet."""
 
-    __slots__ = ("pieces", "size", "time_ns")
+    __slots__ = ("is_headless", "pieces", "size", "time_ns")
 
     def __init__(self) -> None:
+        self.is_headless = False  # its beginning is in a file that was deleted: it is not told
         self.pieces: list[bytes] = []
         self.size = 0
         self.time_ns = 0
@@ -208,7 +210,15 @@ class _Assembler:
         for time_ns, stream, data in frames:
             partial = self._partials.get(stream)
             if partial is None:
-                continue
+                partial = self._continued(stream)
+                if partial is None:
+                    continue
+                stream &= ~CONTINUES
+            if partial.is_headless:
+                _head, newline, data = data.partition(b"\n")
+                partial.is_headless = not newline
+                if not data:
+                    continue
             whole, newline, rest = data.rpartition(b"\n")
             if newline:
                 if partial.pieces:
@@ -223,6 +233,12 @@ class _Assembler:
                     lines += self._lines(time_ns, stream, b"".join(partial.pieces))
                     self._partials[stream] = _Partial()
         return lines
+
+    def _continued(self, stream: int) -> _Partial | None:
+        partial = self._partials.get(stream & ~CONTINUES) if stream & CONTINUES else None
+        if partial is not None and not partial.pieces:
+            partial.is_headless = True
+        return partial
 
     def unfinished(self) -> list[LogLine]:
         """What has come of lines without an end."""
@@ -263,6 +279,8 @@ class _Log:
             size = self._size(numbers[-1])
             if size is not None:
                 return numbers[-1], size
+        if self._fd >= 0:  # all were deleted; what we have open can be read to its end
+            return self._number, os.fstat(self._fd).st_size
         return 0, 0
 
     def read(self, end: tuple[int, int]) -> Iterator[list[Frame]]:

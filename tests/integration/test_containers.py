@@ -43,18 +43,18 @@ def test_the_states_of_a_life(container: Container) -> None:
     assert (container.state, container.init_pid, container.started_at) == (State.CREATED, None, None)
     assert (container.exit_code, container.finished_at, container.error) == (None, None, None)
     assert container.start() is container
-    assert container.state is State.RUNNING and container.init_pid
+    assert (container.state, bool(container.init_pid)) == (State.RUNNING, True)
     assert abs(datetime.now(UTC) - (container.started_at or datetime.min)) < timedelta(seconds=30)
     container.pause()
-    assert container.state is State.PAUSED and container.exit_code is None
+    assert container.state == State.PAUSED and container.exit_code is None
     container.unpause()
-    assert container.state is State.RUNNING
+    assert container.state == State.RUNNING
     assert container.stop() == 128 + signal.SIGTERM
     assert (container.state, container.init_pid) == (State.STOPPED, None)
     assert container.exit_code == 128 + signal.SIGTERM and not container.oom_killed
     assert container.finished_at and container.started_at and container.finished_at >= container.started_at
     container.start()
-    assert container.state is State.RUNNING and container.exit_code is None and container.finished_at is None
+    assert container.state == State.RUNNING and container.exit_code is None and container.finished_at is None
 
 
 def test_what_was_written_stays_over_a_restart(running: Container) -> None:
@@ -88,7 +88,7 @@ def test_a_running_container_refuses(running: Container, operation: str, act: ob
 def test_what_needs_a_running_container_says_so(
     container: Container, operation: str, was_started: bool
 ) -> None:
-    """Of one that was never started, and of one that has stopped; only the end of the latter can be waited for."""
+    """Of one that was never started, and of one that has stopped; the end of the latter can be waited for."""
     if was_started:
         container.start().stop()
     if operation == "wait" and was_started:
@@ -137,7 +137,7 @@ def test_kill_sends_any_signal_to_the_main_process(host: Host) -> None:
         eventually(lambda: "ready" in container.logs())
         container.kill("HUP")
         eventually(lambda: "hup" in container.logs())
-        assert container.state is State.RUNNING
+        assert container.state == State.RUNNING
         container.kill(signal.SIGUSR1)
         assert container.wait(timeout_s=10) == 5
 
@@ -147,7 +147,7 @@ def test_an_unknown_signal_is_refused(running: Container) -> None:
     for wrong in ("NOPE", 0, 65, -1):
         with pytest.raises(InvalidSpecError):
             running.kill(wrong)
-    assert running.state is State.RUNNING
+    assert running.state == State.RUNNING
 
 
 def test_wait_gives_up_after_its_time_and_the_container_goes_on(running: Container) -> None:
@@ -155,7 +155,7 @@ def test_wait_gives_up_after_its_time_and_the_container_goes_on(running: Contain
     with pytest.raises(TimeoutExpired) as error:
         running.wait(timeout_s=0.05)
     assert isinstance(error.value, TimeoutError) and error.value.timeout_s == 0.05
-    assert running.state is State.RUNNING
+    assert running.state == State.RUNNING
 
 
 def test_many_may_wait_for_one_end(running: Container) -> None:
@@ -175,7 +175,7 @@ def test_a_container_ends_with_its_main_process(host: Host) -> None:
     """And takes with it what that left in the background."""
     with host.containers.launch("busybox", sh="sleep 1000 & exit 7") as container:
         assert container.wait(timeout_s=10) == 7
-        assert container.state is State.STOPPED
+        assert container.state == State.STOPPED
 
 
 def test_remove_makes_everything_raise_not_found(host: Host) -> None:
@@ -255,7 +255,10 @@ def test_a_prefix_of_two_ids_is_told_apart_from_none(host: Host) -> None:
 
 def test_list_is_newest_first_and_by_state(host: Host) -> None:
     """Length, iteration and list agree."""
-    with host.containers.create("busybox", FOREVER) as first, host.containers.launch("busybox", FOREVER) as second:
+    with (
+        host.containers.create("busybox", FOREVER) as first,
+        host.containers.launch("busybox", FOREVER) as second,
+    ):
         assert host.containers.list() == list(host.containers) == [second, first]
         assert len(host.containers) == 2
         assert host.containers.list(state=State.RUNNING) == [second]
@@ -319,5 +322,5 @@ def test_a_created_container_that_cannot_start_can_be_looked_at(host: Host) -> N
         with pytest.raises(StartError) as error:
             container.start()
         assert error.value.container == container.name
-        eventually(lambda: container.state is State.STOPPED)
+        eventually(lambda: container.state == State.STOPPED)
         assert container.exit_code == 126

@@ -49,7 +49,9 @@ def test_exec_gives_output_and_exit_code(box: Container) -> None:
     assert (error.value.exit_code, error.value.container) == (1, box.name)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"argv": ["true"], "sh": "true"}, {"argv": "true"}, {"input": 5, "sh": "cat"}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"argv": ["true"], "sh": "true"}, {"argv": "true"}, {"input": 5, "sh": "cat"}]
+)
 def test_what_cannot_be_meant_is_a_type_error(box: Container, arguments: dict[str, object]) -> None:
     """No command, two, a str as one, a number as input."""
     with pytest.raises(TypeError):
@@ -92,7 +94,13 @@ def test_environment_and_directory_are_the_main_process_ones(box: Container) -> 
 
 @pytest.mark.parametrize(
     ("user", "ids"),
-    [("nobody", "65534 65534"), ("nobody:root", "65534 0"), (1234, "1234 0"), ("1234:5", "1234 5"), ("0", "0 0")],
+    [
+        ("nobody", "65534 65534"),
+        ("nobody:root", "65534 0"),
+        (1234, "1234 0"),
+        ("1234:5", "1234 5"),
+        ("0", "0 0"),
+    ],
 )
 def test_a_command_as_another_user(box: Container, user: str | int, ids: str) -> None:
     """By name or number, with a group, or the user's own, or that of root for a number without an entry."""
@@ -267,7 +275,11 @@ def test_only_a_running_container_can_be_entered(host: Host, state: State) -> No
         if state != State.CREATED:
             container.start()
             container.pause() if state == State.PAUSED else container.stop()
-        for act in (lambda: container.exec(["true"]), lambda: container.popen(["true"]), lambda: container.call(os.getpid)):
+        for act in (
+            lambda: container.exec(["true"]),
+            lambda: container.popen(["true"]),
+            lambda: container.call(os.getpid),
+        ):
             with pytest.raises(WrongStateError) as error:
                 act()
             assert (error.value.state, error.value.container) == (state, container.name)
@@ -275,11 +287,13 @@ def test_only_a_running_container_can_be_entered(host: Host, state: State) -> No
 
 def test_a_command_ends_with_the_container(host: Host) -> None:
     """Killed, as everything in it."""
-    with host.containers.launch("busybox", ["sleep", "1000"]) as container:
-        with container.popen(["sleep", "1000"], stdout=PIPE) as process:
-            container.kill()
-            assert process.communicate(timeout_s=10) == (b"", b"")
-            assert process.wait() == 137
+    with (
+        host.containers.launch("busybox", ["sleep", "1000"]) as container,
+        container.popen(["sleep", "1000"], stdout=PIPE) as process,
+    ):
+        container.kill()
+        assert process.communicate(timeout_s=10) == (b"", b"")
+        assert process.wait() == 137
 
 
 def test_exec_while_the_main_process_ends(host: Host) -> None:

@@ -151,7 +151,7 @@ def test_a_terminal_is_refused_where_output_is_collected(host: Host) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_caller_kills_and_removes_its_run(host: Host, how: signal.Signals) -> None:
-    """The container is gone before the exception is seen: KeyboardInterrupt of Ctrl-C, or one a handler raises."""
+    """The container is gone before the exception is seen: that of Ctrl-C, or one a handler raises."""
     program = (
         "import signal, sys, lxcwrap\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"

@@ -54,7 +54,9 @@ def master(process: Popen) -> int:
 
 def test_a_command_may_have_a_terminal(box: Container) -> None:
     """All three streams are it, it has a name inside, and it is the controlling one."""
-    script = "test -t 0 && test -t 1 && test -t 2 && tty && echo $TERM && echo for-the-user > /dev/tty; exit 4"
+    script = (
+        "test -t 0 && test -t 1 && test -t 2 && tty && echo $TERM && echo for-the-user > /dev/tty; exit 4"
+    )
     with box.popen(["sh", "-c", script], tty=True) as process:
         output = read_until(master(process), b"for-the-user")
         assert output.split()[0].startswith(b"/dev/pts/") and output.split()[1] == b"xterm"
@@ -186,8 +188,10 @@ def test_attach_is_a_shell_on_our_terminal(box: Container) -> None:
 
 def test_attach_passes_a_new_size_on(box: Container) -> None:
     """When the window is changed."""
-    with attached(box, "['sh', '-c', 'trap \"stty size\" WINCH; echo ready; while :; do sleep 0.01; done']") as (
-        pid,
+    with attached(
+        box, "['sh', '-c', 'trap \"stty size\" WINCH; echo ready; while :; do sleep 0.01; done']"
+    ) as (
+        _,
         terminal,
     ):
         read_until(terminal, b"ready")
@@ -205,7 +209,7 @@ def test_attach_ends_with_the_container(box: Container) -> None:
 
 def test_attach_carries_much_output(box: Container) -> None:
     """Whole, to a slow terminal."""
-    with attached(box, "['seq', '20000']") as (pid, terminal):
+    with attached(box, "['seq', '20000']") as (_, terminal):
         assert read_until(terminal, b"left").count(b"\n") >= 20000
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import struct
 import threading
@@ -392,3 +393,28 @@ def test_slow_follower_passes_over_deleted_files(tmp_path: Path) -> None:
     writer.close()
     rest = [line.text for line in follower]
     assert rest[-1] == "4999" and len(rest) < 4000
+
+
+def test_a_line_whose_beginning_was_deleted_is_not_told(directory: Path) -> None:
+    """Of each stream for itself; a line that begins with the file is."""
+    writer = LogWriter(directory, max_bytes=4096, max_files=1)
+    writer.add(STDERR, b"begun ")
+    writer.add(STDOUT, b"x" * 4092)  # into the next file
+    writer.add(STDOUT, b"yyy\nwhole\n")
+    writer.add(STDERR, b"ended\nnext\n")
+    writer.close()
+    assert [line.text for line in read_lines(directory)] == ["whole", "next"]
+    assert [line.text for line in read_lines(directory, tail=5)] == ["whole", "next"]
+
+
+def test_a_log_that_is_deleted_is_read_to_its_end(directory: Path) -> None:
+    """By a follower that has it open."""
+    writer = LogWriter(directory, max_bytes=1 << 20, max_files=2)
+    writer.add(STDOUT, b"one\n")
+    answers = iter([False, True])
+    lines = read_lines(directory, follow=True, is_finished=lambda: next(answers))
+    assert next(lines).text == "one"
+    writer.add(STDOUT, b"two\n")
+    writer.close()
+    shutil.rmtree(directory)
+    assert [line.text for line in lines] == ["two"]
