@@ -5,6 +5,7 @@
  *   probe look          only what it is
  *   probe open PATH...  "read PATH ERRNO" and "write PATH ERRNO" for each
  *   probe trace PID     what a process may learn of another: "trace HOW ERRNO"
+ *   probe catch PATH    until PATH exists: programs of processes that come and can be looked into, "caught PROGRAM -"
  *   probe ids           real and effective user id
  *   probe keys          how many keys its session keyring holds
  */
@@ -12,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -172,6 +174,23 @@ static void try_trace(const char *pid)
     say("trace", "ptrace", ptrace(PTRACE_SEIZE, atoi(pid), 0, 0));
 }
 
+static void catch_newcomers(const char *end)
+{
+    char path[64], program[512];
+
+    for (int last = getpid(); access(end, F_OK) < 0;)
+        for (int pid = last + 1; pid < last + 9; pid++) {
+            snprintf(path, sizeof(path), "/proc/%d/exe", pid);
+            ssize_t length = readlink(path, program, sizeof(program) - 1);
+            if (length >= 0) {
+                program[length] = '\0';
+                printf("caught %s -\n", program);
+            }
+            if (kill(pid, 0) == 0)
+                last = pid;
+        }
+}
+
 static void count_keys(void)
 {
     int keys[256];
@@ -188,6 +207,8 @@ int main(int argc, char **argv)
         printf("%d %d\n", getuid(), geteuid());
     else if (strcmp(argv[1], "keys") == 0)
         count_keys();
+    else if (argc > 2 && strcmp(argv[1], "catch") == 0)
+        catch_newcomers(argv[2]);
     else
         for (char **word = argv + 2; *word; word++)
             strcmp(argv[1], "open") == 0 ? try_open(*word) : try_trace(*word);

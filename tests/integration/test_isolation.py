@@ -322,6 +322,18 @@ def test_what_enters_by_exec_cannot_be_traced_before_it_is_confined(
         assert set(map(int, results.values())) <= {errno.EACCES, errno.EPERM}
 
 
+def test_what_enters_is_never_seen_as_a_copy_of_the_fork_server(tracer: Container) -> None:
+    """A process inside that looks into all newcomers finds commands only. It is a race: were something wrong, it
+    would show at about every fourth exec."""
+    with tracer.popen(["/probe", "catch", "/tmp/end"], stdout=subprocess.PIPE) as catching:
+        for _ in range(25):
+            tracer.exec(["true"])
+        tracer.exec(["touch", "/tmp/end"])
+        caught = report(catching.communicate()[0].decode()).of("caught")
+    assert [program for program in caught if not program.startswith("/bin/")] == []
+    tracer.exec(["rm", "/tmp/end"])
+
+
 @pytest.mark.parametrize("user", [0, 1000])
 def test_standard_streams_can_be_opened_as_files(container: Container, host: Host, user: int) -> None:
     """As programs do that can log to a file only."""
