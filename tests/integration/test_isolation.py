@@ -323,8 +323,8 @@ def test_what_enters_by_exec_cannot_be_traced_before_it_is_confined(
 
 
 def test_what_enters_is_never_seen_as_a_copy_of_the_fork_server(tracer: Container) -> None:
-    """A process inside that looks into all newcomers finds commands only. It is a race: were something wrong, it
-    would show at about every fourth exec."""
+    """A process inside that looks into all newcomers finds commands only. A race: were something wrong, about
+    every fourth exec would show it."""
     with tracer.popen(["/probe", "catch", "/tmp/end"], stdout=subprocess.PIPE) as catching:
         for _ in range(25):
             tracer.exec(["true"])
