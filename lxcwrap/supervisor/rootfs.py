@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -93,6 +94,9 @@ def _new_mount(mount: Mapping[str, Any], idmap: IdMap, userns_fd: int | None) ->
 def _attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap, *, is_dir: bool) -> None:
     try:
         with _mount_point(root_fd, target, idmap, is_dir=is_dir) as fd:
+            if stat.S_ISDIR(os.fstat(fd).st_mode) != is_dir:
+                there, given = ("a file", "a directory") if is_dir else ("a directory", "a file")
+                raise OSError(errno.ENOTDIR, f"{there} is there, and {given} cannot be mounted over it")
             mounts.attach(mount_fd, fd)
     except OSError as error:
         raise OSError(error.errno, f"cannot mount at {target}: {error.strerror}") from None

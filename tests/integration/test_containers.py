@@ -46,9 +46,9 @@ def test_the_states_of_a_life(container: Container) -> None:
     assert (container.state, bool(container.init_pid)) == (State.RUNNING, True)
     assert abs(datetime.now(UTC) - (container.started_at or datetime.min)) < timedelta(seconds=30)
     container.pause()
-    assert container.state == State.PAUSED and container.exit_code is None
+    assert (container.state, container.exit_code) == (State.PAUSED, None)
     container.unpause()
-    assert container.state == State.RUNNING
+    assert (container.state, container.exit_code) == (State.RUNNING, None)
     assert container.stop() == 128 + signal.SIGTERM
     assert (container.state, container.init_pid) == (State.STOPPED, None)
     assert container.exit_code == 128 + signal.SIGTERM and not container.oom_killed

@@ -281,7 +281,7 @@ def test_a_bind_may_be_read_only_noexec_or_a_file(host: Host, shared: Path) -> N
 
 @pytest.mark.parametrize("target", ["/etc", "/etc/passwd/x"])
 def test_a_bind_that_cannot_be_mounted_is_told(host: Host, shared: Path, target: str) -> None:
-    """A file over a directory; below a file."""
+    """A file over a directory; below a file. By the path."""
     (shared / "file").touch()
     with pytest.raises(StartError, match=target):
         host.containers.run("busybox", ["true"], mounts=[Mount.bind(shared / "file", target)])
