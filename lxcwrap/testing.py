@@ -1,9 +1,10 @@
 """A host for the tests of programs that use lxcwrap: no root, no LXC, no images, no isolation.
 
-Containers are real objects with real states, logs and exit codes; a command in them is a small Python program that the
-test names, and a process of its own. What needs a kernel's help (files, terminals, networks) is refused.
+Containers are real objects with real states, logs and exit codes; a command in them is a small Python program
+that the test gives, and a process of its own. What needs the kernel's help (files, terminals) is refused.
 
-    with fake_host(tmp_path, programs={"nginx": "print('ready', flush=True); import time; time.sleep(60)"}) as host:
+    serve = "print('ready', flush=True); import time; time.sleep(60)"
+    with fake_host(tmp_path, programs={"nginx": serve}) as host:
         with host.containers.launch("busybox", ["nginx"]) as web:
             ...
 """
@@ -11,17 +12,29 @@ test names, and a process of its own. What needs a kernel's help (files, termina
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .drivers.fake import PROGRAMS, FakeCgroups
 from .host import Host, use_host
 from .machinery import Machinery
 from .specs import StrPath
+from .storage.blobs import BlobStore
+from .storage.images import ImageStore
+from .storage.inflate import Source
+from .storage.layers import LayerStore
 from .supervisor.fake import FakeSupervisor
+
+
+class _NoLayers(LayerStore):
+    """Layers that nobody looks into: unpacking them needs root."""
+
+    def unpack(self, chain_id: str, source: Source, **_: Any) -> Path:
+        self.path(chain_id).mkdir(exist_ok=True)
+        return self.path(chain_id)
 
 
 class FakeMachinery(Machinery):
@@ -30,6 +43,8 @@ class FakeMachinery(Machinery):
     def __init__(self, root: StrPath, supervisor: FakeSupervisor) -> None:
         cgroups = FakeCgroups(Path(root).absolute() / "containers")
         super().__init__(root, supervisor=supervisor, cgroups=cgroups)
+        self.layers = _NoLayers(self.root.layers)
+        self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
 
     def make_passable(self) -> None:
         pass
@@ -42,16 +57,16 @@ class FakeMachinery(Machinery):
 def fake_host(
     root: StrPath, *, programs: Mapping[str, str] | None = None, images: Sequence[str] = ("busybox",)
 ) -> Iterator[Host]:
-    """A host under `root`, the default one in the block, with nearly empty `images`; at its end all containers end.
+    """A host under `root`, the default one in the block, with empty `images`; at its end all containers end.
 
-    programs: name of a command to Python source, added to ``true false echo cat env pwd sleep exit``. Any other
-    command is not found: exit code 127.
+    programs: name of a command to Python source, added to ``true false echo cat env pwd sleep exit``. Any
+    other command is not found: exit code 127.
     """
     supervisor = FakeSupervisor({**PROGRAMS, **(programs or {})})
     host = Host(machinery=FakeMachinery(root, supervisor))
     try:
         for reference in images:
-            host.images.import_rootfs(_nearly_empty(), tag=reference)
+            host.images.import_rootfs(_empty_tar(), tag=reference)
         with use_host(host):
             yield host
     finally:
@@ -60,13 +75,8 @@ def fake_host(
         host.close(stop_server=True)
 
 
-def _nearly_empty() -> io.BytesIO:
-    """A root file system of one directory, that belongs to whoever runs the test."""
+def _empty_tar() -> io.BytesIO:
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        member = tarfile.TarInfo("etc")
-        member.type, member.mode = tarfile.DIRTYPE, 0o755
-        member.uid, member.gid = os.geteuid(), os.getegid()
-        archive.addfile(member)
+    tarfile.open(fileobj=file, mode="w").close()
     file.seek(0)
     return file

@@ -1,7 +1,7 @@
-"""Fakes of what is in this package, for tests of the layers above and of our users' programs: without root and LXC.
+"""Fakes of what is in this package, for tests of the layers above and of our users' programs.
 
-A command in a fake container is a small Python program, found by the last part of its path; nothing of the host is
-executed in its place, as nothing isolates it. The programs are processes, so pipes, signals and exit codes are real.
+A command in a fake container is a small Python program, found by the last part of its path; nothing of the
+host is executed in its place, as nothing isolates it. It is a process: pipes, signals, exit codes are real.
 """
 
 from __future__ import annotations
@@ -180,6 +180,8 @@ class FakeCgroups:
         return any(_is_stopped(pid) for pid in self.pids(container_id))
 
     def set_frozen(self, container_id: str, frozen: bool, *, timeout_s: float = 10.0) -> None:
+        if not frozen and not self.exists(container_id):
+            return  # here a stopped process can be killed, while a frozen one dies when it thaws
         pid = self._pid(container_id)
         os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
         deadline = time.monotonic() + timeout_s
@@ -199,8 +201,8 @@ class FakeCgroups:
         self._pid(container_id)
         limits = self.limits.get(container_id, {})
         names = (
-            "cpu_ns cpu_user_ns cpu_system_ns throttled_ns memory_usage memory_inactive_file memory_peak swap_usage "
-            "oom_kills read_bytes write_bytes"
+            "cpu_ns cpu_user_ns cpu_system_ns throttled_ns memory_usage memory_inactive_file memory_peak "
+            "swap_usage oom_kills read_bytes write_bytes"
         )
         found: dict[str, int | None] = dict.fromkeys(names.split(), 0)
         return {**found, "pids": 1, "memory_limit": limits.get("memory"), "pids_limit": limits.get("pids")}

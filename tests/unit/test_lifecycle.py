@@ -32,8 +32,8 @@ PROGRAMS = {
     "serve": "import time; print('ready', flush=True); time.sleep(60)",
     "stubborn": "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)",
     "reload": """
-import signal, time
-signal.signal(signal.SIGHUP, lambda *_: print("reloaded", flush=True))
+import os, signal, time
+signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"reloaded\\n"))
 print("ready", flush=True)
 while True: time.sleep(60)
 """,
