@@ -214,8 +214,10 @@ def test_a_with_block_stops_and_removes(host: Host) -> None:
 
 def test_auto_remove_removes_at_the_end(host: Host) -> None:
     """By itself, and `wait` still tells how it ended; a ``with`` around it does no harm."""
-    with host.containers.launch("busybox", sh="read x; exit 9", auto_remove=True) as container:
-        assert container.wait(timeout_s=10) in (1, 9)  # stdin is /dev/null
+    script = "while ! test -e /go; do sleep 0.01; done; exit 9"
+    with host.containers.launch("busybox", sh=script, auto_remove=True) as container:
+        with container.popen(["sh", "-c", "sleep 0.5; touch /go"]):
+            assert container.wait(timeout_s=10) == 9
         eventually(lambda: container.id not in host.containers)
     with host.containers.launch("busybox", FOREVER, auto_remove=True) as container:
         assert container.stop() == 143
