@@ -2,7 +2,7 @@
 
 images/       an OCI image layout (oci-layout, index.json, blobs/sha256/..)
 layers/<hex>/ unpacked layers by chain_id, plain ids, shared by all containers
-containers/<id>/  upper, work, rootfs (mount point), plan.json, run.json, exit.json, lxc.log, logs/
+containers/<id>/  upper, work, rootfs (mount point), volumes/, plan.json, run.json, exit.json, lxc.log, logs/
 volumes/  cache/  run/ (sockets, locks)  trash/ (renamed there first, deleted at leisure)
 state.db      SQLite
 """
