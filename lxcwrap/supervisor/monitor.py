@@ -44,9 +44,9 @@ def stand_by(channel: socket.socket, reports: socket.socket, orders_fd: int) -> 
     os.setsid()
     syscalls.set_process_name(WAITING)
     monitor = Monitor(channel, reports, orders_fd)
-    received = take(channel)
-    if received is None:
-        return  # the server has ended, or has enough of us
+    select.select([channel, monitor.runner_fd], [], [])
+    if monitor.runner_has_ended() or (received := take(channel)) is None:
+        return  # of no use without a runner; or the server has ended, or has enough of us
     syscalls.set_process_name("lxcwrap-monitor")
     order, (client, *fds) = received
     try:
@@ -81,6 +81,9 @@ class Monitor:
         os.close(result_end)
         os.close(orders_fd)
         self.runner_fd = os.pidfd_open(self.runner)
+
+    def runner_has_ended(self) -> bool:
+        return bool(select.select([self.runner_fd], [], [], 0)[0])
 
     # --- start ---
 
@@ -208,7 +211,8 @@ class Monitor:
         if answer.startswith("exit "):
             self._record_exit(int(answer.removeprefix("exit ")))
         elif self.init_pidfd is not None:  # killed: the kernel may still know how init ended
-            self._record_exit(exit_code_of(self.init_pidfd, wait_s=0.2))
+            code = exit_code_of(self.init_pidfd, wait_s=2.0)
+            self._record_exit(code, None if code is not None else "liblxc's process was killed")
         elif not self.exit_recorded:
             raise RuntimeError(answer or "liblxc's process was killed")
         return False

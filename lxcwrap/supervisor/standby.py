@@ -10,10 +10,10 @@ from typing import Any
 
 from ..drivers.cgroups import CgroupHost
 from . import attacher, nursery, starter
-from .handover import hand, take
+from .handover import close_all, hand, take
 
 
-Fork = Callable[[Callable[[], None]], int]
+Fork = Callable[[Callable[[], None]], int]  # gives the process id
 
 
 class Worker:
@@ -80,27 +80,33 @@ class Standby:
         with channel, reports, monitor_reports, orders, runner_orders:
             ends = [channel, monitor_reports, runner_orders]
             self.monitor = os.pidfd_open(_fork_in(nursery_end, nursery.MONITOR, ends))
-            fork(wait)
+            self._starter = os.pidfd_open(fork(wait))
 
     def launch(
         self, order: dict[str, Any], client: socket.socket, fds: Sequence[int], pair: Sequence[int]
     ) -> bool:
-        """Let them hold a container; False when the monitor has been killed meanwhile."""
+        """Let them hold a container; False when one of them has been killed meanwhile."""
         try:
-            hand(self._channel, order, [client.fileno(), *fds, *pair])
-            return True
+            if not _has_ended(self._starter):
+                hand(self._channel, order, [client.fileno(), *fds, *pair])
+                return True
         except OSError:
-            self.close()
-            return False
+            pass
+        self.close()
+        return False
 
     def disown(self) -> bool:
         """From now on the monitor will find that it must clear up by itself. True: it has ended, and thinks that we do."""
         self._channel.shutdown(socket.SHUT_RD)
-        return take(self._channel) is not None or bool(select.select([self.monitor], [], [], 0)[0])
+        return take(self._channel) is not None or _has_ended(self.monitor)
 
     def close(self) -> None:
         self._channel.close()
-        os.close(self.monitor)
+        close_all((self.monitor, self._starter))
+
+
+def _has_ended(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 0)[0])
 
 
 def _fork_in(nursery_end: socket.socket, what: str, ends: Sequence[socket.socket]) -> int:
