@@ -82,8 +82,8 @@ def _member(parent: socket.socket, idmap: IdMap) -> None:
 
 
 def make_ipc(settings: Mapping[str, str], netns: int, userns: int | None = None) -> int:
-    """An IPC namespace that belongs to `userns`, with the sysctls `settings` written to it and to `netns`: before the
-    start, as inside /proc/sys can be read only. Forks, as `make_pair`. OSError that names the setting."""
+    """An IPC namespace that belongs to `userns`, with the sysctls `settings` written to it and to `netns`: before
+    the start, as inside /proc/sys can be read only. Forks, as `make_pair`. OSError that names the setting."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:

@@ -13,7 +13,7 @@ from ..ids import IdMap
 
 
 def fill(directory: str, root_fd: int, target: str, idmap: IdMap) -> None:
-    """Make `directory` with what the root has at `target`, unless an earlier run did. Nothing runs in that root."""
+    """Make `directory` of what the root has at `target`, unless an earlier run did. Nothing runs in the root."""
     if os.path.isdir(directory):
         return
     import shutil  # here and below: few containers need it, and once only
@@ -38,7 +38,7 @@ def fill(directory: str, root_fd: int, target: str, idmap: IdMap) -> None:
 
 
 def _copy(origin: int, directory: str) -> None:
-    """All below, with owners, modes, times, links and extended attributes, and those of the directory itself."""
+    """All of it, with owners, modes, times, links and extended attributes, the directory's own too."""
     import subprocess
 
     command = ["cp", "-a", f"/proc/self/fd/{origin}/.", directory]
