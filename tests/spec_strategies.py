@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what a user asks for: every valid `ContainerSpec`, and text that tries to break out."""
+"""Hypothesis strategies for what users ask for: valid `ContainerSpec`s with text that tries to break out."""
 
 from __future__ import annotations
 

@@ -54,5 +54,5 @@ class FakeSupervisor(Supervisor):
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             boot = _BOOT.format(path=str(Path(__file__).parents[2]))
             with theirs:  # it leaves at once a process that is nobody's child
-                subprocess.run([sys.executable, "-I", "-S", "-c", boot], stdin=theirs, check=True)
+                subprocess.run([sys.executable, "-I", "-S", "-c", boot], stdin=theirs.fileno(), check=True)
         return self._control

@@ -1,4 +1,4 @@
-"""The process behind `fake.FakeSupervisor`: its children, one for each request, play containers and commands."""
+"""The process behind `fake.FakeSupervisor`: its children, one a request, play containers and commands."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..drivers.pidfd import open_same, start_time
 from ..storage.logs import STDERR, STDOUT, LogWriter, open_pipe
 from ..storage.root import RootDir
 from . import call, wire
+from .handover import close_all
 from .records import Records
 from .undertaker import remove_container
 
@@ -69,7 +70,7 @@ def _launch(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
     records.begin({**run, "started_at": time.time()})
     _tell(client, {"event": "started", "init_pid": init, "exec_error": exec_error})
     _pump(log, pipes)
-    ended = {"exit_code": exit_code(process), "oom_killed": False, "exec_error": exec_error, "error": None}
+    ended: dict[str, object] = {"exit_code": exit_code(process), "oom_killed": False, "exec_error": exec_error, "error": None}
     log.close()
     ended |= {"log_tail": "", "finished_at": time.time()}
     records.end(ended)
@@ -88,7 +89,7 @@ def _play(
     try:
         process = play("raise SystemExit(127)" if source is None else source, argv, env=env, stdio=streams)
     finally:
-        wire.close_all([*{*stdio.values(), null}])
+        close_all([*{*stdio.values(), null}])
     return process, "2 exec" if source is None else None
 
 
@@ -121,7 +122,7 @@ def _execute(request: wire.Message, client: socket.socket, fds: list[int]) -> No
 def _init_of(request: wire.Message) -> int | None:
     """A pidfd of the container's main process; None when it does not run."""
     run = Records(f"{request['lxc_path']}/{request['id']}").read("run")
-    return run and open_same(run["init_pid"], run["init_start"])
+    return open_same(run["init_pid"], run["init_start"]) if run else None
 
 
 def _split(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -141,7 +142,7 @@ def _call(request: wire.Message, client: socket.socket, fds: list[int]) -> None:
             status = int(call.run_call(prepared, result_fd, request["env"]))
         finally:
             os._exit(status)
-    wire.close_all([result_fd, *others])
+    close_all([result_fd, *others])
     _tell(client, {"event": "started", "pid": child, "exec_error": None}, [os.pidfd_open(child)])
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     _tell(client, {"event": "exited", "exit_code": 128 - code if code < 0 else code, "exec_error": None})

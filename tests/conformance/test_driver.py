@@ -1,4 +1,4 @@
-"""What every `Driver` does, on the fake and on liblxc: the fake is as good as the tests it passes with the real one."""
+"""What every `Driver` does, shown on the fake and on liblxc alike."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from lxcwrap.drivers import AttachRefused, StartRefused
-from lxcwrap.drivers.protocols import Driver
 from lxcwrap.drivers.fake import FakeDriver
+from lxcwrap.drivers.protocols import Driver
 
 # Each command as a shell script, for the real one, and as a program for the fake.
 COMMANDS: Mapping[str, tuple[str, str]] = {

@@ -1,4 +1,4 @@
-"""The collection of containers, on a fake host: finding, making, running, and what is left when making fails."""
+"""The collection of containers, on a fake host: finding, making, running, and what a failure leaves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ from lxcwrap.testing import FakeMachinery, fake_host
 PROGRAMS = {
     "serve": "import time; print('ready', flush=True); time.sleep(60)",
     "warn": "import sys; print('out'); print('err', file=sys.stderr); raise SystemExit(3)",
-    "stubborn": "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)",
+    "stubborn": """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("on", flush=True)
+time.sleep(60)
+""",
 }
 
 
@@ -194,12 +200,9 @@ def test_ranges_never_overlap(tmp_path: Path) -> None:
     """Within the bounds, for any slot; of any root directory."""
     for name in ("a", "b", "c"):
         made = FakeMachinery(tmp_path / name, FakeSupervisor())
-        slots = [
-            *range(50),
-            *range((LAST_BASE - FIRST_BASE) // RANGE_SIZE - 50, (LAST_BASE - FIRST_BASE) // RANGE_SIZE),
-        ]
-        maps = sorted(made.idmap(slot) for slot in slots)
-        assert all(low.base + low.size <= high.base for low, high in zip(maps, maps[1:], strict=False))
+        last = (LAST_BASE - FIRST_BASE) // RANGE_SIZE
+        maps = sorted(made.idmap(slot) for slot in (*range(50), *range(last - 50, last)))
+        assert all(low.base + low.size <= high.base for low, high in pairwise(maps))
         assert maps[0].base >= FIRST_BASE and maps[-1].base + maps[-1].size <= LAST_BASE + RANGE_SIZE
         assert made.idmap(None) == IDENTITY
         made.close()

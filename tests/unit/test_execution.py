@@ -1,4 +1,4 @@
-"""Popen, and what goes to and fro, over a conversation whose other end is the test: its answers, its silence, its death."""
+"""Popen, and what goes to and fro, over a conversation whose other end is the test."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Other:
         self.process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
         self.popen: Popen | None = None
 
-    def say(self, event: str, fds: Sequence[int] = (), **facts: object) -> None:
+    def say(self, event: str, fds: Sequence[int] = (), **facts: Any) -> None:
         wire.send(self.sock, {"event": event, **facts}, fds)
 
     def started(self, exec_error: str | None = None) -> Popen:
@@ -48,7 +48,7 @@ class Other:
         self.popen = Popen(["x"], "web", self.conversation, self.streams)
         return self.popen
 
-    def exited(self, exit_code: int | None = 0, **facts: object) -> None:
+    def exited(self, exit_code: int | None = 0, **facts: Any) -> None:
         self.close_streams()
         self.say("exited", exit_code=exit_code, **facts)
 
@@ -90,7 +90,7 @@ Make = Callable[..., Other]
 
 
 def test_streams_as_in_subprocess() -> None:
-    """PIPE makes a pipe, DEVNULL and None nothing, STDOUT joins, files and descriptors are taken as they are."""
+    """PIPE makes a pipe, DEVNULL and None nothing, STDOUT joins; files and descriptors are as they are."""
     with tempfile.TemporaryFile() as file:
         streams = Streams(DEVNULL, file, STDOUT)
         assert (streams.names, streams.fds) == (["stdout", "stderr"], [file.fileno()] * 2)
@@ -286,9 +286,10 @@ def test_text_is_utf_8(make: Make) -> None:
     thread = echo(other)
     assert process.communicate("ü", timeout_s=20)[0] == "ü".encode()
     thread.join()
+    wrong: Any
     for wrong in (1, ["x"], {}):
         with pytest.raises(TypeError):
-            input_bytes(wrong)  # type: ignore[arg-type]  # on purpose
+            input_bytes(wrong)
 
 
 def test_a_command_that_does_not_read_its_input(make: Make) -> None:

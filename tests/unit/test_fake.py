@@ -1,4 +1,4 @@
-"""The fakes: what tests of others may rely on beyond what they share with the real ones (tests/conformance)."""
+"""The fakes: what tests may rely on beyond what tests/conformance says of them and the real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an image's config and a caller's keywords to a spec: merged as Docker merges, refused before anything is made."""
+"""From an image's config and keywords to a spec: merged as Docker merges, refused before anything is made."""
 
 from __future__ import annotations
 
@@ -69,9 +69,10 @@ def test_a_shell_line_needs_no_entrypoint() -> None:
 
 def test_no_command_at_all() -> None:
     """An image without one needs one."""
-    for options in ({}, {"entrypoint": []}):
+    entrypoint: list[str] | None
+    for entrypoint in (None, []):
         with pytest.raises(InvalidSpecError):
-            make(BARE, None, **options)
+            make(BARE, None, entrypoint=entrypoint)
     with pytest.raises(InvalidSpecError):
         make(NGINX, None, entrypoint=[])  # which drops the image's command
 
@@ -88,7 +89,8 @@ def test_a_plain_string_is_no_command() -> None:
 
 def test_the_images_settings_apply() -> None:
     """Where the caller says nothing, or None."""
-    for options in ({}, dict.fromkeys(("env", "user", "cwd", "labels", "stop_signal"))):
+    unsaid: dict[str, Any] = dict.fromkeys(("env", "user", "cwd", "labels", "stop_signal"))
+    for options in ({}, unsaid):
         spec = make(NGINX, **options)
         assert (spec.user, spec.cwd, spec.stop_signal) == ("nginx", "/usr/share/nginx", signal.SIGQUIT)
         assert dict(spec.labels) == {"maintainer": "x"}
@@ -148,7 +150,8 @@ def test_named_volumes_are_refused_not_ignored() -> None:
 def test_unknown_options_are_named(name: str, hint: str) -> None:
     """With what is probably meant: names of docker-py and subprocess, misspelt ones."""
     with pytest.raises(TypeError, match=f"'{name}'") as caught:
-        make(**{name: 1})
+        options: dict[str, Any] = {name: 1}
+        make(**options)
     assert hint in str(caught.value)
 
 

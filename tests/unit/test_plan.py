@@ -1,4 +1,4 @@
-"""From a spec to a plan, on a host that is a directory of the test's own: the default is tight, each loosening is one."""
+"""From a spec to a plan, on a host that is a directory: the default is tight, each loosening is one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def difference(host: Path, **security: Any) -> tuple[set[tuple[str, str]], set[t
 
 def test_a_plan_is_json(host: Path) -> None:
     """It is written to the container's directory, and a start needs nothing else."""
-    made = plan(host, limits=Limits(memory="64MiB"), mounts=(Mount.tmpfs("/t"),))  # type: ignore[arg-type]
+    made = plan(host, limits=Limits(memory="64MiB"), mounts=(Mount.tmpfs("/t"),))
     assert json.loads(json.dumps(made)) == {**made, "config": [list(item) for item in made["config"]]}
     assert made["limits"] == {"memory": 64 << 20}
     assert made["lowers"] == ["/r/layers/b", "/r/layers/a"]  # topmost first
@@ -81,7 +81,7 @@ def test_a_plan_is_json(host: Path) -> None:
 
 
 def test_the_default_is_tight(host: Path) -> None:
-    """Own ids, the usual capabilities, no new privileges, our seccomp filter, read-only /sys, a device policy."""
+    """Own ids, usual capabilities, no new privileges, a seccomp filter, read-only /sys, a device policy."""
     found = config(host)
     assert {("lxc.idmap", "u 0 1073741824 65536"), ("lxc.idmap", "g 0 1073741824 65536")} <= found
     assert {("lxc.no_new_privs", "1"), ("lxc.mount.auto", "proc:mixed sys:ro")} <= found
@@ -90,7 +90,7 @@ def test_the_default_is_tight(host: Path) -> None:
 
 
 def test_the_hosts_kernel_state_is_masked(host: Path) -> None:
-    """Files that exist under /dev/null, directories under an empty file system, triggers read-only; no others."""
+    """Files under /dev/null, directories under an empty file system, triggers read-only; if they exist."""
     found = entries(host)
     assert {target for target, entry in found.items() if entry.startswith("/dev/null ")} == {
         "proc/kcore",
@@ -166,7 +166,7 @@ def test_a_device_more(host: Path) -> None:
 
 
 def test_privileged_has_no_confinement(host: Path) -> None:
-    """No id range, no capability bound, no policy for devices, no filter, no masks; /proc and /sys writable."""
+    """No id range, no capability bound, no policy for devices, no filter, no masks; /proc, /sys writable."""
     keys = {key for key, _ in config(host, security=Security(privileged=True))}
     assert not keys & {"lxc.idmap", "lxc.cap.keep", "lxc.no_new_privs", "lxc.seccomp.profile"}
     made = plan(host, security=Security(privileged=True))

@@ -1,4 +1,4 @@
-"""Whatever a user asks for, the configuration says that and no more: no text of his becomes a setting of its own."""
+"""Whatever a user asks for, the configuration says that and no more: no text becomes a setting."""
 
 from __future__ import annotations
 

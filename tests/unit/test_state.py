@@ -1,4 +1,4 @@
-"""The records in SQLite: all of a change or nothing, from any thread and process, brought forward from older versions."""
+"""The records in SQLite: all of a change or nothing, from any thread and process, of older versions too."""
 
 from __future__ import annotations
 

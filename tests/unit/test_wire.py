@@ -1,4 +1,4 @@
-"""Messages between callers and the supervisor: whole or not at all, with their descriptors, whatever the other end does."""
+"""Messages between callers and the supervisor: whole or not at all, whatever the other end does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcwrap.supervisor import wire
-from lxcwrap.supervisor.handover import MAX_FDS, flat_json, hand, take
+from lxcwrap.supervisor.handover import MAX_FDS, close_all, flat_json, hand, take
 
 Pair = tuple[socket.socket, socket.socket]
 PLAIN = st.recursive(
@@ -98,10 +98,10 @@ def test_descriptors_come_with_their_message(pair: Pair, count: int) -> None:
             assert not os.get_inheritable(fd)
             os.write(fd, bytes([number]))
             assert os.read(pipes[number][0], 9) == bytes([number])
-        wire.close_all(fds)
+        close_all(fds)
         assert wire.receive(pair[1]) == ({"n": 2}, [])
     finally:
-        wire.close_all([fd for ends in pipes for fd in ends])
+        close_all([fd for ends in pipes for fd in ends])
 
 
 @pytest.mark.parametrize(
@@ -114,12 +114,14 @@ def test_descriptors_come_with_their_message(pair: Pair, count: int) -> None:
         frame(b"7"),
         frame(b"\xff\xfe"),
         frame(b""),
-    ]
-    + [struct.pack("<I", wire.MAX_MESSAGE + 1), frame(b'{"a": 1'), frame(b"[" * 100000)],
+        struct.pack("<I", wire.MAX_MESSAGE + 1),
+        frame(b'{"a": 1'),
+        frame(b"[" * 100000),
+    ],
     ids=lambda data: repr(data[:12]),
 )
 def test_nonsense_is_refused_and_its_descriptors_closed(pair: Pair, data: bytes) -> None:
-    """ValueError, as soon as it is known to be nonsense; nothing is kept open, no memory is taken on credit."""
+    """ValueError, as soon as it is known; nothing is kept open, no memory is taken on credit."""
     fd = os.open("/dev/null", os.O_RDONLY)
     socket.send_fds(pair[0], [data], [fd])
     os.close(fd)
@@ -151,7 +153,7 @@ def test_more_descriptors_than_wanted_are_not_leaked(pair: Pair) -> None:
     socket.send_fds(pair[0], [frame(b"{}")], [fd] * (MAX_FDS + 20))
     received = wire.receive(pair[1])
     assert received is not None and len(received[1]) <= MAX_FDS + 1
-    wire.close_all(received[1])
+    close_all(received[1])
     assert open_fds() == before
     os.close(fd)
 
