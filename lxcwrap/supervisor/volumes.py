@@ -13,14 +13,12 @@ from ..ids import IdMap
 
 
 def fill(directory: str, root_fd: int, target: str, idmap: IdMap) -> None:
-    """Make `directory` of what the root has at `target`, unless an earlier run did. Nothing runs in the root."""
+    """Make `directory` of what the root has at `target`, unless an earlier run did. Nothing runs there."""
     if os.path.isdir(directory):
         return
-    import shutil  # here and below: few containers need it, and once only
-
     os.makedirs(os.path.dirname(directory), mode=0o711, exist_ok=True)
-    unfinished = f"{directory}.new"
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a start that was killed
+    # One of a start that was killed stays until the container is removed.
+    unfinished = f"{directory}.{os.urandom(4).hex()}"
     os.mkdir(unfinished, 0o755)
     os.chown(unfinished, idmap.base, idmap.base)
     try:
@@ -39,7 +37,7 @@ def fill(directory: str, root_fd: int, target: str, idmap: IdMap) -> None:
 
 def _copy(origin: int, directory: str) -> None:
     """All of it, with owners, modes, times, links and extended attributes, the directory's own too."""
-    import subprocess
+    import subprocess  # here: few containers need it, and once only
 
     command = ["cp", "-a", f"/proc/self/fd/{origin}/.", directory]
     done = subprocess.run(command, pass_fds=[origin], stderr=subprocess.PIPE, text=True, errors="replace")
