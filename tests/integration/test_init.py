@@ -50,8 +50,10 @@ class Status:
         self.ours.settimeout(10)
 
     def receive(self) -> Packet | None:
-        """The next packet; None at the end, when the command runs."""
+        """The next packet; None at the end, when the command runs: of that, without ``-x``, an "R" tells."""
         data, controls, _, _ = self.ours.recvmsg(200, 200)
+        if data == b"R":
+            data, controls, _, _ = self.ours.recvmsg(200, 200)
         pid, fds = 0, array.array("i")
         for _, kind, value in controls:
             if kind == socket.SCM_CREDENTIALS:
@@ -204,6 +206,15 @@ def test_what_cannot_be_run_is_told_apart(
     assert outcome.stderr.startswith(f"lxcwrap: {message}")
     assert outcome.stderr.count("\n") == 1
     assert status.texts() == ["S", packet]
+
+
+@pytest.mark.parametrize("mode", [(), ("-x",)])
+def test_the_command_gets_no_more_than_the_capabilities_named(mode: Sequence[str]) -> None:
+    """Though the init needs others to become the user."""
+    outcome = run(["grep", "-E", "Cap(Eff|Bnd)", "/proc/self/status"], *mode, "-k", "21", "-u", "0:7")
+    assert outcome.stdout.split()[1::2] == [f"{0x21:016x}"] * 2
+    outcome = run(["grep", "-E", "Cap(Eff|Bnd)", "/proc/self/status"], *mode, "-k", "0", "-u", "1000:1000")
+    assert outcome.stdout.split()[1::2] == [f"{0:016x}"] * 2
 
 
 def test_a_file_without_interpreter_line_is_not_given_to_a_shell(tmp_path: Path, status: Status) -> None:
@@ -458,8 +469,9 @@ def test_a_terminal_is_the_commands_own(mode: tuple[str, ...]) -> None:
         assert "nobody" in seen
         assert "33 77" in seen
         assert "no job control" not in seen
-        terminal.write("echo go-$((1+1)); sleep 1000\n")
+        terminal.write("(echo go-$((1+1)); exec sleep 1000)\n")
         terminal.read_until("go-2")
+        time.sleep(0.1)  # until sleep is executed, the shell's own handler takes the signal
         terminal.write("\x03")
         terminal.write("echo then-$?\n")
         assert "then-130" in terminal.read_until("then-130")
