@@ -1,4 +1,4 @@
-"""The noun `Container`: one container, known by its id. Properties read what is true now; nothing is cached."""
+"""The noun `Container`: one container, known by its id. Properties read what is true now; none is cached."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ class Container:
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code of its last run, 128+signal if killed; None while it runs, before its first run, and when nobody
-        could see it end (`error` then says why)."""
+        """Exit code of its last run, 128+signal if killed; None while it runs, before its first run, and when
+        nobody could see it end (`error` then says why)."""
         return self._look().exit.get("exit_code")
 
     @property
@@ -140,18 +140,19 @@ class Container:
     def start(self) -> Container:
         """Start it; it runs its main process when this returns.
 
-        Raises WrongStateError when it runs, StartError when it cannot be started; the error holds liblxc's log.
+        Raises WrongStateError when it runs, StartError when it cannot be; the error holds liblxc's log.
         """
         lifecycle.start(self._machinery, self._id)
         return self
 
     def stop(self, *, timeout_s: float = 10.0) -> int | None:
-        """Send its stop signal, and kill it after `timeout_s`; its exit code. Does nothing when it does not run."""
+        """Send its stop signal, kill it after `timeout_s`; its exit code. Does nothing when it does not
+        run."""
         spec = self.spec
         return _code(lifecycle.stop(self._machinery, self._id, spec.name, spec.stop_signal, timeout_s))
 
     def kill(self, signal: str | int = "KILL") -> None:
-        """Send a signal to the main process, such as ``"HUP"``. Raises WrongStateError when it does not run."""
+        """Send the main process a signal, such as ``"HUP"``. Raises WrongStateError when it does not run."""
         lifecycle.send(self._require("kill", State.RUNNING, State.PAUSED), parse_signal(signal))
 
     def restart(self, *, timeout_s: float = 10.0) -> Container:
@@ -170,7 +171,7 @@ class Container:
         self._machinery.cgroups.set_frozen(self._id, False)
 
     def wait(self, *, timeout_s: float | None = None) -> int | None:
-        """Wait for its end; its exit code. Raises TimeoutExpired; WrongStateError when it was never started."""
+        """Wait for its end; its exit code. Raises TimeoutExpired; WrongStateError if it was never started."""
         return _code(lifecycle.wait(self._machinery, self._id, self.name, timeout_s))
 
     def remove(self, *, force: bool = False) -> None:
@@ -213,10 +214,12 @@ class Container:
         timeout_s: float | None = None,
         check: bool = True,
     ) -> Completed:
-        """Run a command inside and collect its output, as `lxcwrap.run` does. It has the container's own isolation.
+        """Run a command inside and collect its output, as `lxcwrap.run` does. It is isolated as the
+        container.
 
-        `user` and `cwd` default to the main process'. Raises CommandFailedError (unless ``check=False``), TimeoutExpired
-        (the command is killed; what it wrote is on the error), WrongStateError when the container does not run.
+        `user` and `cwd` default to the main process'. Raises CommandFailedError (unless ``check=False``),
+        TimeoutExpired (the command is killed; what it wrote is on the error), WrongStateError when the
+        container does not run.
         """
         return inside.execute(
             self._machinery,
@@ -243,8 +246,9 @@ class Container:
         cwd: str | None = None,
         tty: bool = False,
     ) -> Popen:
-        """Start a command inside and return at once, as `subprocess.Popen`: PIPE gives real files, a file or descriptor
-        is used directly, None is /dev/null. With `tty` it has a terminal of its own, whose master is `Popen.tty`.
+        """Start a command inside and return at once, as `subprocess.Popen`: PIPE gives real files, a file or
+        descriptor is used directly, None is /dev/null. With `tty` it has a terminal of its own, whose master
+        is `Popen.tty`.
 
         Raises WrongStateError when the container does not run.
         """
@@ -278,8 +282,9 @@ class Container:
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a Python function of this program inside the container, also in one without Python; its result.
 
-        Modules it needs must be imported where it is defined: inside, nothing is imported from the container. The
-        result must be plain data. What it raises is raised here, with the traceback from inside as a note.
+        Modules it needs must be imported where it is defined: inside, nothing is imported from the container.
+        The result must be plain data. What it raises is raised here, with the traceback from inside as a
+        note.
         Raises CallError when it cannot be sent, or answered.
         """
         return inside.call(self._machinery, self._id, function, args, kwargs)
@@ -291,11 +296,11 @@ class Container:
         return ContainerPath(self._open_root, path, container=self.name)
 
     def copy_in(self, source: StrPath, target: str) -> CopyResult:
-        """Copy a file or directory of the host into the container, as `docker cp`; it belongs to root inside."""
+        """Copy a file or directory of the host into it, as `docker cp`; it belongs to root inside."""
         return copy_in(self._open_root, source, target)
 
     def copy_out(self, source: str, target: StrPath) -> CopyResult:
-        """Copy a file or directory out of the container, as `docker cp`. Links are never followed out of it."""
+        """Copy a file or directory out of it, as `docker cp`. Links are never followed out of it."""
         return copy_out(self._open_root, source, target)
 
     def diff(self) -> tuple[Change, ...]:
@@ -333,7 +338,8 @@ class Container:
         stream: Literal["stdout", "stderr"] | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[LogLine]:
-        """The same line by line, with time and stream. `follow` waits for more, and ends with the container."""
+        """The same line by line, with time and stream. `follow` waits for more and ends with the
+        container."""
         return read_lines(
             self._logs,
             tail=tail,

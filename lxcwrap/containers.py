@@ -23,14 +23,14 @@ from .errors import (
     WrongStateError,
 )
 from .execution import DEVNULL, PIPE, Streams, Transfer, checked, input_bytes
-from .image import Image, Images
 from .ids import IdMap
+from .image import Image, Images
 from .machinery import Machinery
 from .options import ContainerOptions, make_spec
 from .specs import Completed, ContainerSpec, State, spec_to_json
 from .supervisor.client import Conversation
-from .supervisor.records import Record
 from .supervisor.plan import capabilities, make_plan, uses_own_filter
+from .supervisor.records import Record
 
 T = TypeVar("T")
 _FREE_SLOT = """
@@ -38,10 +38,15 @@ _FREE_SLOT = """
         SELECT min(slot) + 1 FROM containers AS used WHERE slot IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM containers WHERE slot = used.slot + 1)) END
 """
+_BY_KEY = """
+    SELECT id FROM containers WHERE name = ?1 OR (length(?1) > 1 AND id >= ?1 AND id < ?1 || 'g')
+    ORDER BY name = ?1 DESC LIMIT 2
+"""
 
 
 class Containers:
-    """All containers of a host, as a read-only mapping by name, id or unique id prefix; iterating gives each `Container`."""
+    """All containers of a host: a read-only mapping by name, id or unique id prefix, that iterates over
+    `Container`s."""
 
     def __init__(self, machinery: Machinery) -> None:
         self._machinery = machinery
@@ -53,8 +58,7 @@ class Containers:
         if isinstance(key, Container):
             lifecycle.row(self._machinery, key.id)
             return key
-        query = "SELECT id FROM containers WHERE name = ?1 OR (length(?1) > 1 AND id >= ?1 AND id < ?1 || 'g') ORDER BY name = ?1 DESC LIMIT 2"
-        rows = self._machinery.state.connection.execute(query, (key,)).fetchall()
+        rows = self._machinery.state.connection.execute(_BY_KEY, (key,)).fetchall()
         if not rows or (len(rows) > 1 and not self._is_name(key)):
             raise ContainerNotFoundError(key, [row["id"] for row in rows])
         return Container(self._machinery, rows[0]["id"])
@@ -97,7 +101,8 @@ class Containers:
         auto_remove: bool = False,
         **options: Unpack[ContainerOptions],
     ) -> Container:
-        """A container that is ready to start. `argv` replaces the image's command; `sh` is a line for /bin/sh instead.
+        """A container ready to start. `argv` replaces the image's command; `sh` is a line for /bin/sh
+        instead.
 
         Raises ImageNotFoundError, InvalidSpecError, NameInUseError; then nothing was made.
         """
@@ -115,9 +120,10 @@ class Containers:
         auto_remove: bool = False,
         **options: Unpack[ContainerOptions],
     ) -> Container:
-        """Create and start: it runs when this returns. In a ``with`` it is stopped and removed at the end of the block.
+        """Create and start: it runs when this returns. A ``with`` block stops and removes it at its end.
 
-        `auto_remove`: it removes itself when it ends. Raises as `create` and `Container.start`; nothing is left then.
+        `auto_remove`: it removes itself when it ends. Raises as `create` and `Container.start`; then nothing
+        is left.
         """
         container_id, spec, slot = self._create(image, argv, sh, options, auto_remove=auto_remove)
         try:
@@ -139,15 +145,15 @@ class Containers:
         check: bool = True,
         **options: Unpack[ContainerOptions],
     ) -> Completed:
-        """Run a command in a new container, collect its output, and remove the container: as `subprocess.run`.
+        """Run a command in a new container, collect its output, remove the container: as `subprocess.run`.
 
-        Raises CommandFailedError when it does not end with 0 (unless ``check=False``), TimeoutExpired (it is killed; what
-        it wrote until then is on the error), and as `launch`.
+        Raises CommandFailedError when it does not end with 0 (unless ``check=False``), TimeoutExpired (it is
+        killed; what it wrote until then is on the error), and as `launch`.
         """
         began = time.monotonic()
         input = None if input is None else input_bytes(input)
         if options.get("tty"):
-            raise InvalidSpecError("run() collects output and has no terminal: use launch(tty=True), or popen(tty=True)")
+            raise InvalidSpecError("run() collects output and has no terminal: use launch(tty=True)")
         container_id, spec, slot = self._create(image, argv, sh, options, auto_remove=True)
         streams = Streams(DEVNULL if input is None else PIPE, PIPE, PIPE)
         try:
@@ -247,7 +253,7 @@ class Containers:
         return container_id, spec, slot
 
     def _record(self, container_id: str, spec: ContainerSpec) -> int | None:
-        """The intent: a row that, should this process die, tells the next `Host` what to clear. Its id range's slot."""
+        """The intent: a row that tells the next `Host` what to clear, should we die. The slot of its ids."""
         with self._machinery.state.transaction() as change:
             if change.execute("SELECT 1 FROM containers WHERE name = ?", (spec.name,)).fetchone():
                 raise NameInUseError("container", spec.name)

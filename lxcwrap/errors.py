@@ -97,7 +97,7 @@ class NameInUseError(ConflictError):
     name: str
 
     def __str__(self) -> str:
-        return f"the {self.kind} name {self.name!r} is in use: remove that {self.kind}, or choose another name"
+        return f"the {self.kind} name {self.name!r} is in use: remove that {self.kind} or choose another name"
 
 
 @define
@@ -156,7 +156,7 @@ class KernelError(DriverError, OSError):
 
 
 class PathError(DriverError, OSError):
-    """A file operation inside a container failed: `errno`, `container` and `path` inside say how and where."""
+    """A file operation inside a container failed: `errno`, `container` and `path` say how and where."""
 
     def __init__(self, errno: int, container: str, path: str, reason: str = "") -> None:
         super().__init__(errno, reason or os.strerror(errno), path)
@@ -282,7 +282,7 @@ class CommandFailedError(ExecError):
     def __str__(self) -> str:
         tail = self.stderr if isinstance(self.stderr, str) else self.stderr.decode(errors="replace")
         tail = tail.rstrip()[-1000:]
-        oom = "; the kernel killed a process for want of memory: raise Limits(memory=...)" if self.oom_killed else ""
+        oom = "; the kernel killed a process for want of memory: raise its limit" if self.oom_killed else ""
         return f"{list(self.argv)!r}: {describe_exit(self.exit_code)}{oom}" + (f"\n{tail}" if tail else "")
 
 

@@ -1,4 +1,4 @@
-"""Processes in containers, in the shape of `subprocess.Popen`: pipes to them, waiting, signals, collected output."""
+"""Processes in containers, in the shape of `subprocess.Popen`: pipes, waiting, signals, collected output."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ class Streams:
 
 
 class Popen:
-    """A command that runs in a container. Made by `Container.popen`; like `subprocess.Popen`, and a context manager.
+    """A command that runs in a container. Made by `Container.popen`; like `subprocess.Popen`.
 
     stdin, stdout, stderr: unbuffered binary files where PIPE was asked for, else None.
-    pid: its process id as the host sees it.  tty: the master of its terminal where ``tty=True`` was asked for.
+    pid: its process id as the host sees it.  tty: the master of its terminal, with ``tty=True``.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Popen:
     def communicate(
         self, input: bytes | str | None = None, timeout_s: float | None = None
     ) -> tuple[bytes, bytes]:
-        """Send `input`, read stdout and stderr to their end, wait. Raises TimeoutExpired with what was read so far;
+        """Send `input`, read stdout and stderr to their end, wait. Raises TimeoutExpired with what was read;
         call it again, without input, to go on."""
         if self._transfer is None:
             self._transfer = Transfer(self.stdin, self.stdout, self.stderr, input)
@@ -276,8 +276,10 @@ class Transfer:
         self._outputs = {"stdout": stdout, "stderr": stderr}
 
     def run(self, deadline: float | None, conversation: Conversation, has_ended: Callable[[], bool]) -> None:
-        """`has_ended` is asked when the conversation has an answer. After the end only what is already in the pipes is
-        read: a background process that keeps them open is not waited for. Raises TimeoutExpired past `deadline`."""
+        """`has_ended` is asked when the conversation has an answer. After the end only what is already in the
+        pipes is
+        read: a background process that keeps them open is not waited for. Raises TimeoutExpired past
+        `deadline`."""
         with selectors.DefaultSelector() as selector:
             self._register(selector)
             selector.register(conversation, selectors.EVENT_READ)
@@ -288,7 +290,7 @@ class Transfer:
                 for key, _ in events:
                     if key.data is None:
                         if has_ended():
-                            # What it wrote is in the pipes: what comes after that much is another's, without end.
+                            # What it wrote is in the pipes: after that much comes another's, without end.
                             ended, most = True, self._received + 2 * _PIPE_SIZE
                             selector.unregister(key.fileobj)
                     elif not self._move(key.data):

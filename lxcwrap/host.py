@@ -31,8 +31,8 @@ _default_lock = threading.Lock()
 class Host:
     """The containers and images under one root directory of this machine.
 
-    root: where everything is kept; default ``LXCWRAP_ROOT`` or /var/lib/lxcwrap. Any number of hosts, threads and processes
-    may use one root directory at once. Making one clears what killed processes have left there.
+    root: where everything is kept; default ``LXCWRAP_ROOT`` or /var/lib/lxcwrap. Any number of hosts, threads
+    and processes may use one root directory at once. Making one clears what killed processes have left there.
     machinery: in place of the real one, for tests (lxcwrap.testing).
 
     Raises UnsupportedError when not run by root.
@@ -64,8 +64,8 @@ class Host:
         return check(self.root)
 
     def close(self, *, stop_server: bool = False) -> None:
-        """Let go of this process' connections. Ends nothing that runs; `stop_server` ends the idle fork-server too, which
-        would end by itself after a minute."""
+        """Let go of this process' connections. Ends nothing that runs; `stop_server` ends the idle
+        fork-server too, which would end by itself after a minute."""
         if stop_server:
             self._machinery.supervisor.stop()
         self._machinery.close()
@@ -91,7 +91,7 @@ def _machinery(root: StrPath | None) -> Machinery:
 
 
 def default_host() -> Host:
-    """The host that is used where none is named: that of `use_host`, or one for the default root directory."""
+    """The host used where none is named: that of `use_host`, or one for the default root directory."""
     chosen = _current.get()
     if chosen is not None:
         return chosen

@@ -1,4 +1,4 @@
-"""User-id ranges: how ids inside a container map to ids on the host. Level 0; imported by the fork-server, so light."""
+"""User-id ranges: how ids inside a container map to ids on the host. For the fork-server too: light."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OVERFLOW_ID = 65534
 
 
 class IdMap(NamedTuple):
-    """Ids 0..size-1 inside are base..base+size-1 on the host. ``IdMap(0, 1 << 32)`` is the identity (privileged)."""
+    """Ids 0..size-1 inside are base..base+size-1 on the host. ``IdMap(0, 1 << 32)`` is the identity."""
 
     base: int
     size: int = RANGE_SIZE

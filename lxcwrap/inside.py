@@ -303,7 +303,7 @@ def _filter(machinery: Machinery, spec: ContainerSpec) -> bytes:
 
 @contextmanager
 def open_root(machinery: Machinery, container_id: str) -> Iterator[Root]:
-    """Its root directory: that of the running init, or a mount made for the occasion while it does not run."""
+    """Its root directory: that of the running init, or else a mount made for the occasion."""
     record = lifecycle.row(machinery, container_id)
     spec, idmap = lifecycle.spec_of(machinery, container_id), machinery.idmap(record["slot"])
     run = lifecycle.look(machinery, container_id)

@@ -1,4 +1,4 @@
-"""From created to removed: what happens to a container as a whole. Functions over a `Machinery` and a container's id."""
+"""From created to removed: what happens to a container as a whole. All take a `Machinery` and an id."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import IO, Any, NamedTuple
 
 from attrs import asdict, evolve
 
-from .drivers.pidfd import open_same, start_time
 from .drivers.cgroups import LimitError, MissingController
+from .drivers.pidfd import open_same, start_time
 from .errors import (
     ContainerNotFoundError,
     KernelError,
@@ -60,7 +60,7 @@ _parsed = lru_cache(maxsize=256)(spec_from_json)  # frozen values: to be shared
 
 
 def look(machinery: Machinery, container_id: str) -> Run:
-    """Its state now, from its directory and the kernel; the record is asked only when there is no directory."""
+    """Its state now, from its directory and the kernel; the record is asked only where these say nothing."""
     records = machinery.records(container_id)
     ended = records.read("exit")
     run = records.read("run") or {}
@@ -82,7 +82,7 @@ def look(machinery: Machinery, container_id: str) -> Run:
 def begin(
     machinery: Machinery, container_id: str, spec: ContainerSpec, slot: int | None, streams: Streams
 ) -> Conversation:
-    """Ask for a start; the conversation tells how it goes. The caller's `streams` become those of the main process."""
+    """Ask for a start; the conversation tells how it goes. `streams` become those of the main process."""
     message = {
         "op": "launch",
         "id": container_id,
@@ -151,7 +151,7 @@ def send(run: Run, number: int) -> None:
 
 
 def wait(machinery: Machinery, container_id: str, name: str, timeout_s: float | None) -> Record:
-    """The exit record, when the container has ended. Raises TimeoutExpired, WrongStateError if it was never started."""
+    """The exit record, when it has ended. Raises TimeoutExpired; WrongStateError if it was never started."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
         with _future_exit(machinery, container_id) as file:
@@ -171,9 +171,9 @@ def wait(machinery: Machinery, container_id: str, name: str, timeout_s: float | 
 
 
 def _future_exit(machinery: Machinery, container_id: str) -> AbstractContextManager[IO[bytes] | None]:
-    """Where the end of the present run will be recorded: readable even when the directory is deleted at once."""
+    """Where the end of the present run will be recorded: readable even if the directory is deleted."""
     try:
-        return open(machinery.bundle(container_id) / "exit.part", "rb")  # noqa: SIM115
+        return open(machinery.bundle(container_id) / "exit.part", "rb")
     except FileNotFoundError:
         return nullcontext()
 
@@ -278,7 +278,7 @@ def _remove_idle(machinery: Machinery, container_id: str, deadline: float) -> No
 
 
 def discard(machinery: Machinery, container_id: str) -> None:
-    """Stop and remove, whatever its state; nothing happens when it is gone. For the end of a ``with``, and to undo."""
+    """Stop and remove, whatever its state, if it is still there. For the end of a ``with``, and to undo."""
     with suppress(ContainerNotFoundError):
         spec = spec_of(machinery, container_id)
         try:

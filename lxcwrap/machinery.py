@@ -1,4 +1,4 @@
-"""What the nouns work with: state, images, supervisor and cgroups of one root directory, and the cleaning of remains."""
+"""What the nouns work with: state, images, supervisor, cgroups of one root directory; cleaning up."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Machinery:
     # --- cleaning ---
 
     def clean(self) -> None:
-        """Find and clear what killed processes left: half-made and half-removed containers, runs without an end."""
+        """Clear what killed processes left: half-made and half-removed containers, runs without an end."""
         names = [name for name in os.listdir(self.root.containers) if _ID.fullmatch(name)]
         query = "SELECT id, phase, owner_pid, owner_start FROM containers"
         rows = {row["id"]: row for row in self.state.connection.execute(query)}
@@ -100,8 +100,8 @@ class Machinery:
         self.cgroups.tidy()
 
     def settle(self, container_id: str) -> None:
-        """Put an end on record to a run whose monitor was killed, and clear its remains. The fork-server does so, too, and
-        may know the exit code; where that was killed as well, or started later, we do."""
+        """Put an end on record to a run whose monitor was killed, and clear its remains. The fork-server does
+        so, too, and may know the exit code; where that was killed as well, or started later, we do."""
         records = self.records(container_id)
         plan = records.read("plan")
         if plan is None or is_settled(plan, self.cgroups):
@@ -115,7 +115,7 @@ class Machinery:
         bury(plan, self.cgroups, None, timeout_s=patience)
 
     def _reclaim(self, container_id: str) -> None:
-        """Remove what a killed process was making or removing; but a container that runs is no longer its own."""
+        """Remove what a killed process was making or removing; but what runs is no longer its own."""
         try:
             with ExitStack() as stack:
                 with suppress(FileNotFoundError):
@@ -132,8 +132,8 @@ class Machinery:
             return change.execute(query, (container_id,)).rowcount > 0
 
     def forget(self, container_id: str) -> None:
-        """Remove a container that does not run, whatever is left of it. The record goes first: `clean` finds a directory
-        without one."""
+        """Remove a container that does not run, whatever is left of it. The record goes first: `clean` finds
+        a directory without one."""
         with self.state.transaction() as change:
             change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
         if not self.cgroups.exists(container_id) or self.cgroups.sweep(container_id):

@@ -29,7 +29,7 @@ from .supervisor.plan import ALL_CAPABILITIES, environment
 
 
 class ContainerOptions(TypedDict, total=False):
-    """Keywords of `run`, `launch` and `create`. What is not given, or None, comes from the image or is a safe default.
+    """Keywords of `run`, `launch` and `create`. Without one, or by None, the image or a safe default decides.
 
     env: added to the image's.  user: ``"name"``, ``"uid"`` or ``"user:group"``, looked up in the container.
     groups: further groups.  cwd: absolute.  hostname: default the first 12 digits of the id.
@@ -78,8 +78,11 @@ class ContainerOptions(TypedDict, total=False):
 
 _KNOWN = frozenset(ContainerOptions.__annotations__)
 # Taken over as they are; the others are translated below.
-_PLAIN = "read_only shm_size oom_score_adj tty init limits log_max_bytes log_max_files".split()
-_SECURITY = "privileged seccomp no_new_privs masked_paths".split()
+_PLAIN = (
+    *("read_only", "shm_size", "oom_score_adj", "tty", "init"),
+    *("limits", "log_max_bytes", "log_max_files"),
+)
+_SECURITY = ("privileged", "seccomp", "no_new_privs", "masked_paths")
 _FLAGS = frozenset((*_SECURITY, "read_only", "tty", "init"))
 
 
@@ -129,7 +132,7 @@ def make_spec(
 
 
 def _mounts(config: ImageConfig, options: ContainerOptions) -> tuple[Mount, ...]:
-    """The caller's, and a nameless volume for each path that the image declares and the caller has not covered."""
+    """The caller's, and a nameless volume for each path that the image declares and no mount covers."""
     targets = _each("tmpfs", options, str | os.PathLike)
     given = (*_each("mounts", options, Mount), *(Mount.tmpfs(target) for target in targets))
     for mount in given:
@@ -150,8 +153,8 @@ def _is_below(path: str, directories: Collection[str]) -> bool:
 def _command(
     config: ImageConfig, argv: Sequence[str] | None, sh: str | None, entrypoint: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """As Docker: entrypoint, then the command; an entrypoint of the caller's drops the image's command; a command of
-    the caller's replaces the image's."""
+    """As Docker: entrypoint, then the command; an entrypoint of the caller's drops the image's command; a
+    command of the caller's replaces the image's."""
     if sh is not None:
         if argv is not None:
             raise TypeError("give a command or sh=, not both")
@@ -195,7 +198,7 @@ def _capabilities(key: str, options: ContainerOptions) -> tuple[str, ...]:
 
 
 def check_user(value: str | int, security: Security) -> str:
-    """``user`` or ``user:group``, names or numbers. InvalidSpecError for what no container of this kind can have."""
+    """``user`` or ``user:group``, names or numbers. InvalidSpecError for what it cannot have."""
     text = str(value)
     if "\0" in text or "\n" in text or text.count(":") > 1:
         raise InvalidSpecError(f"user {value!r}: write 'user' or 'user:group', names or numbers")
@@ -223,7 +226,7 @@ def _sysctls(options: ContainerOptions) -> dict[str, str]:
     for name in settings:
         if not _SYSCTL.fullmatch(name) or ".." in name:
             raise InvalidSpecError(
-                f"sysctl {name!r}: a container has net.*, fs.mqueue.* and the kernel.shm*, msg* and sem settings "
+                f"sysctl {name!r}: a container has net.*, fs.mqueue.* and the kernel.shm*, msg*, sem ones "
                 "of its own; all others are the host's"
             )
     return settings

@@ -41,16 +41,16 @@ _CAPABILITY = re.compile(r"[A-Z][A-Z_]+")
 
 
 def check_name(name: str, kind: str = "container") -> str:
-    """`name` itself, or InvalidSpecError: letters, digits, ``_ . -``, at most 128, beginning with a letter or digit."""
+    """`name`, or InvalidSpecError: letters, digits, ``_ . -``, 128 at most, a letter or digit first."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidSpecError(
-            f"{kind} name {name!r}: use letters, digits, '_', '.' or '-', begin with a letter or digit, 128 at most"
+            f"{kind} name {name!r}: use letters, digits, '_', '.' or '-', 128 at most, no sign first"
         )
     return name
 
 
 def parse_size(value: int | str) -> int:
-    """Bytes. Text takes SI and binary units: ``"1MB"`` is 10**6, ``"1MiB"`` 2**20; a bare ``"1m"``, as Docker's, 2**20."""
+    """Bytes. In text ``"1MB"`` is 10**6, ``"1MiB"`` 2**20, and a bare ``"1m"`` 2**20 too, as in Docker."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise InvalidSpecError(f"size {value!r}: give bytes as an int, or text such as '256MiB'")
     if isinstance(value, int):
@@ -82,7 +82,7 @@ def parse_signal(value: str | int) -> int:
 
 
 def check_argv(argv: Sequence[str] | None, what: str = "command") -> tuple[str, ...] | None:
-    """A tuple of str. TypeError for a plain str (ambiguous: use ``sh=``), InvalidSpecError for an empty or NUL-holding one."""
+    """As a tuple. TypeError for a plain str, InvalidSpecError for no word, an empty first one, NUL bytes."""
     if argv is None:
         return None
     if isinstance(argv, str | bytes):
@@ -143,7 +143,7 @@ class Limits:
     """What a container may use; None is no limit. All can be changed while it runs.
 
     memory: bytes, or text such as ``"256MiB"``.  swap: bytes of swap on top of memory (0: none).
-    cpus: number of processors' worth of time, such as 0.5.  cpu_weight: share under contention, 1..10000, 100 is normal.
+    cpus: processors' worth of time, such as 0.5.  cpu_weight: share of busy ones, 1..10000, normally 100.
     cpuset: processors it may run on, such as ``"0-1,4"``.  pids: number of processes and threads.
     read_bps, write_bps: bytes a second from and to each block device.
     """
@@ -200,7 +200,7 @@ class Mount:
     def tmpfs(
         cls, target: StrPath, *, size: int | str | None = None, mode: int = 0o1777, exec: bool = False
     ) -> Mount:
-        """An empty file system in memory, gone when the container stops. `size` in bytes or text; None: half the memory."""
+        """An empty file system in memory, gone at its stop. `size`: bytes or text; None: half the memory."""
         return cls(kind="tmpfs", target=os.fspath(target), size=size, mode=mode, exec=exec)
 
     @classmethod
@@ -211,9 +211,14 @@ class Mount:
         )
 
 
+_ULIMITS = (
+    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
+)
+
+
 @frozen(kw_only=True)
 class Ulimit:
-    """A resource limit of the processes, as setrlimit(2): `name` without ``RLIMIT_``, such as ``nofile``; None is unlimited."""
+    """A limit of each process, as setrlimit(2): `name` such as ``nofile``; None is unlimited."""
 
     name: str = field()
     soft: int | None = None
@@ -221,9 +226,8 @@ class Ulimit:
 
     @name.validator
     def _known(self, _: object, value: str) -> None:
-        known = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
-        if value not in known.split():
-            raise InvalidSpecError(f"ulimit {value!r}: must be one of {known}")
+        if value not in _ULIMITS.split():
+            raise InvalidSpecError(f"ulimit {value!r}: must be one of {_ULIMITS}")
 
     def __attrs_post_init__(self) -> None:
         soft, hard = (float("inf") if value is None else value for value in (self.soft, self.hard))
@@ -233,7 +237,7 @@ class Ulimit:
 
 @frozen(kw_only=True)
 class Device:
-    """A device node of the host given to the container: `path` on the host, `target` inside, `access` of ``rwm``."""
+    """A device of the host for the container: `path` on the host, `target` inside, `access` of ``rwm``."""
 
     path: str = field(converter=lambda path: _absolute("device", path))
     target: str = ""
@@ -248,7 +252,7 @@ class Device:
 
 @frozen(kw_only=True)
 class Security:
-    """How far a container is loosened. The default is the tight profile; every field is one explicit step away from it.
+    """How far a container is loosened. The default is tight; every field is one explicit step away from it.
 
     privileged: no id range, all capabilities, all devices, no seccomp, no masks: root inside is root outside.
     seccomp, no_new_privs, masked_paths: False switches that one protection off.
@@ -323,8 +327,8 @@ def _shortened(data: bytes) -> str:
 
 @frozen(kw_only=True)
 class Completed:
-    """How a command ended, as `subprocess.CompletedProcess`. `stdout` and `stderr` are the output as text (UTF-8, what
-    is none is replaced); `stdout_bytes` and `stderr_bytes` are exactly what was written."""
+    """How a command ended, as `subprocess.CompletedProcess`. `stdout` and `stderr` are the output as text
+    (UTF-8, what is none is replaced); `stdout_bytes` and `stderr_bytes` are exactly what was written."""
 
     argv: tuple[str, ...]
     exit_code: int
@@ -343,7 +347,7 @@ class Completed:
 
 
 class LogLine(NamedTuple):
-    """One line a container wrote: `text` is without its newline, `time` in UTC. A tuple, as logs have very many."""
+    """One line a container wrote: `text` without newline, `time` in UTC. A tuple, as logs have very many."""
 
     time: datetime
     stream: Literal["stdout", "stderr"]
@@ -378,7 +382,7 @@ class Stats:
 
 @frozen(kw_only=True)
 class Process:
-    """One process of a container: `pid` inside, `host_pid` outside; `cpu_s` seconds used, `rss` bytes in memory."""
+    """A process of a container: `pid` inside, `host_pid` outside; `cpu_s` seconds, `rss` bytes used."""
 
     pid: int
     host_pid: int
@@ -393,7 +397,7 @@ class Process:
 
 @frozen(kw_only=True)
 class Change:
-    """One difference to the image: `kind` is ``added``, ``modified`` or ``deleted``; `path` is absolute inside."""
+    """A difference to the image: `kind` is ``added``, ``modified`` or ``deleted``; `path` is absolute."""
 
     path: str
     kind: Literal["added", "modified", "deleted"]

@@ -1,6 +1,6 @@
 """The only package that touches the machine. What the layers above need of it is said in protocols.py.
 
-Light, as are all modules here that the fork-server imports: what these load, every container's processes carry.
+Light, as all modules here that the fork-server imports: what these load, every container's processes carry.
 """
 
 

@@ -217,7 +217,7 @@ class CgroupHost:
         return self._open_all(_SUPERVISOR, self._all_hierarchies())
 
     def oom_fd(self, container_id: str) -> int:
-        """Descriptor of a file with a line ``oom_kill COUNT``, readable until the cgroup is removed; -1: none."""
+        """Descriptor of a file with a line ``oom_kill COUNT``, readable until it is removed; -1: none."""
         file = "memory.events" if self.is_v2 else "memory.oom_control"
         if "memory" not in self._by_controller:
             return -1

@@ -37,7 +37,7 @@ _ALL_RLIMITS = tuple(getattr(resource, name) for name in dir(resource) if name.s
 
 
 def shed() -> None:
-    """Make the limits, priorities, signals and flags of this process, of one thread, those of a fresh service."""
+    """Give this process, of one thread, the limits, priorities, signals and flags of a fresh service."""
     os.setgroups([])
     _set_rlimits()
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -1,8 +1,9 @@
-"""The only module that imports the liblxc bindings. It runs in the supervisor's processes, never in the caller's.
+"""The only module that imports the liblxc bindings. It runs in the supervisor's processes, not the caller's.
 
 What it guards against (each was met for real; docs/explanation/lxc-facts):
-- `lxc.Container.set_config_item` compares what it reads back and empties `lxc.rootfs.path`, and a container without a
-  rootfs runs on the host's root: the raw setter is used, and start is refused unless the rootfs is the expected one;
+- `lxc.Container.set_config_item` compares what it reads back and empties `lxc.rootfs.path`, and a container
+  without a rootfs runs on the host's root: the raw setter is used, and start is refused unless the rootfs is
+  the expected one;
 - `start(cmd=[...])`: a list crashes the interpreter, so commands are tuples;
 - start() says True or False, no more: the exit code is read from `error_num` in the C structure;
 - inherited descriptors leak into the container: all above 2 are closed on exec, but for those that are named;
@@ -26,7 +27,8 @@ try:
     import _lxc
 except ImportError as _error:  # the fork-server reports this text to the caller
     raise ImportError(
-        f"the LXC bindings cannot be imported ({_error}): pip install lxc (needs lxc-dev and gcc), or apt install python3-lxc"
+        f"the LXC bindings cannot be imported ({_error}): pip install lxc (needs lxc-dev and gcc), "
+        "or apt install python3-lxc"
     ) from _error
 
 
@@ -103,7 +105,7 @@ class LxcDriver:
         cwd: str = "/",
         config: Sequence[tuple[str, str]] = (),
     ) -> int:
-        """Run an argv, or a function of this process, inside. Returns the pid, a child of the caller's to wait for.
+        """Run an argv, or a function of this process, inside. The pid, a child of the caller's to wait for.
 
         config: settings for the process, which liblxc does not take over from those of the container.
         """

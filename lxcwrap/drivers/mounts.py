@@ -1,4 +1,4 @@
-"""Mounts by the kernel's file-descriptor calls: detached trees, id-mapped clones, overlays. Nothing is visible
+"""Mounts by the kernel's descriptor calls: detached trees, id-mapped clones, overlays. Nothing is visible
 before `attach`, and a mount that was never attached ends with its descriptor, also after kill -9.
 
 Imported by the fork-server: no heavy imports here.
@@ -25,7 +25,7 @@ RDONLY, NOSUID, NODEV, NOEXEC, IDMAP = 0x1, 0x2, 0x4, 0x8, 0x00100000
 
 _FSCONFIG_SET_STRING, _FSCONFIG_SET_FD, _FSCONFIG_CREATE = 1, 5, 6
 # What a distribution may have switched on by default and what would change the meaning of an upper directory:
-# redirects and metadata-only copies are kept in xattrs, so an upper could not become an image layer (overlayfs.rst).
+# redirects and metadata-only copies are kept in xattrs, so an upper could not become a layer (overlayfs.rst).
 _OVERLAY_OPTIONS = ("metacopy=off", "redirect_dir=off", "index=off")
 
 
@@ -78,7 +78,7 @@ def idmapped_clone(path: str, userns_fd: int | None, attributes: int = 0, *, rec
 
 
 def attach(fd: int, target: str | int) -> None:
-    """Make the detached mount `fd` appear at `target`: a path, or an O_PATH descriptor (no symlink race then)."""
+    """Make the detached mount `fd` appear at `target`: a path, or an O_PATH descriptor (no symlink race)."""
     if isinstance(target, int):
         flags = 0x4 | 0x40  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
         syscall("move_mount", MOVE_MOUNT, fd, b"", target, b"", flags)
@@ -129,7 +129,7 @@ def _kernel_messages(context: int) -> str:
 def overlay_by_descriptors(
     lowers: Sequence[int], upper: str, work: str, *, options: Sequence[str] = (), attributes: int = 0
 ) -> int:
-    """A detached overlay over the detached mounts `lowers`, topmost first. Linux 6.13 and newer; no length limit."""
+    """A detached overlay over the detached mounts `lowers`, topmost first. Linux 6.13 and newer; no limit."""
     context = syscall("fsopen", FSOPEN, b"overlay", 1)
     try:
         for fd in lowers:
@@ -154,8 +154,9 @@ def overlay_by_paths(
     options: Sequence[str] = (),
     attributes: int = 0,
 ) -> int:
-    """The same for older kernels (5.19 and newer): the lowers are attached below `scratch`, so the caller must be
-    in a mount namespace of its own. Short relative names keep the option within mount(2)'s one page (450 layers)."""
+    """The same for older kernels (5.19 and newer): the lowers are attached below `scratch`, so the caller
+    must be in a mount namespace of its own. Short relative names keep the option within mount(2)'s one page
+    (450 layers)."""
     here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
         os.chdir(scratch)

@@ -1,6 +1,7 @@
 """The user and network namespace of a container, made as a pair before liblxc starts it.
 
-liblxc refuses a shared network namespace that its own new user namespace does not own ("Failed to mount sysfs"), so
+liblxc refuses a shared network namespace that its new user namespace does not own ("Failed to mount sysfs"),
+so
 both are made here: unshare the user namespace, map it, and unshare the network namespace inside it.
 Imported by the fork-server: no heavy imports here.
 """
@@ -29,7 +30,8 @@ _NETWORK_SYSCTLS = {"ipv4/ip_unprivileged_port_start": "0", "ipv4/ping_group_ran
 
 
 def make_pair(idmap: IdMap) -> list[int]:
-    """Descriptors: network namespace, with loopback up, and user namespace; the first alone for the identity map.
+    """Descriptors: network namespace, with loopback up, and user namespace; the identity map has only the
+    first.
 
     Forks: only for single-threaded processes. The namespaces live as long as the descriptors or members.
     """
@@ -82,8 +84,9 @@ def _member(parent: socket.socket, idmap: IdMap) -> None:
 
 
 def make_ipc(settings: Mapping[str, str], netns: int, userns: int | None = None) -> int:
-    """An IPC namespace that belongs to `userns`, with the sysctls `settings` written to it and to `netns`: before
-    the start, as inside /proc/sys can be read only. Forks, as `make_pair`. OSError that names the setting."""
+    """An IPC namespace that belongs to `userns`, with the sysctls `settings` written to it and to `netns`:
+    before the start, as inside /proc/sys can be read only. Forks, as `make_pair`. OSError that names the
+    setting."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     child = os.fork()
     if child == 0:

@@ -19,8 +19,8 @@ _SO_PASSPIDFD, _SCM_PIDFD = 76, 4
 
 
 def start_time(pid: int) -> int:
-    """Clock ticks from boot to the start of `pid`: with the pid, a name that is never used again. 0: no such process, or
-    it has ended and waits for its parent, which it may do for ever."""
+    """Clock ticks from boot to the start of `pid`: with the pid, a name that is never used again. 0: no such
+    process, or it has ended and waits for its parent, which it may do for ever."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -42,7 +42,7 @@ def open_same(pid: int, start: int) -> int | None:
 
 
 def exit_code_of(pidfd: int | None, *, wait_s: float) -> int | None:
-    """Exit code (128+signal) of a process that has ended, which need not be our child; None when the kernel cannot say.
+    """Exit code (128+signal) of a process that has ended, not only our child's; None: the kernel cannot say.
 
     It can from the moment its parent has reaped it, so this waits up to `wait_s` seconds.
     """
@@ -77,8 +77,8 @@ def pass_sender(sock: socket.socket) -> None:
 
 
 def sender(ancillary: Sequence[tuple[int, int, bytes]]) -> tuple[int, int | None]:
-    """Pid of who sent a packet, as this process sees it, and a pidfd, which may be of a process that has ended since;
-    None when the kernel can give none any more."""
+    """Pid of who sent a packet, as this process sees it, and a pidfd, which may be of a process that has
+    ended since; None when the kernel can give none any more."""
     pid, pidfd = 0, None
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:

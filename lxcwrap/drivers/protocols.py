@@ -1,5 +1,5 @@
-"""What the layers above need of the machine, as protocols, each with a real implementation (liblxc.py, cgroups.py) and
-an equally behaved fake (fake.py); tests/conformance holds both to it.
+"""What the layers above need of the machine, as protocols, each with a real implementation (liblxc.py,
+cgroups.py) and an equally behaved fake (fake.py); tests/conformance holds both to it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Driver(Protocol):
-    """A runtime, for one directory of containers. Names are container ids; `config` is ordered, keys may repeat."""
+    """A runtime, for one directory of containers. Names are container ids; keys of `config` may repeat."""
 
     def start(
         self, name: str, config: Sequence[tuple[str, str]], argv: Sequence[str], *, keep_fds: Collection[int]

@@ -278,8 +278,9 @@ def init_dir(cache: Path, capabilities: frozenset[str] = frozenset(), seccomp: b
         draft.mkdir()
         draft.chmod(0o755)
         shutil.copyfile(INIT, draft / "init")
-        # Nobody inside may read it, so the kernel lets nobody inside trace it (would_dump() in fs/exec.c): else
-        # an exec could be caught by the container before it has joined the cgroups and loaded the filter.
+        # Nobody inside may read it, so the kernel lets nobody inside trace it (would_dump() in fs/exec.c):
+        # else an exec could be caught by the container before it has joined the cgroups and loaded the
+        # filter.
         (draft / "init").chmod(0o711)
         _sync(draft / "init")
         if program:

@@ -61,7 +61,8 @@ def setns(fd: int, kind: int) -> None:
 
 def mount(source: str, target: str, fstype: str, flags: int, data: str | None = None) -> None:
     encoded = os.fsencode(data) if data is not None else None
-    _checked(_mount(os.fsencode(source), os.fsencode(target), fstype.encode(), flags, encoded), "mount", target)
+    result = _mount(os.fsencode(source), os.fsencode(target), fstype.encode(), flags, encoded)
+    _checked(result, "mount", target)
 
 
 def umount(target: str, flags: int) -> None:

@@ -43,7 +43,6 @@ _FILES: Final = {
     "etc/hostname": "",
     "etc/resolv.conf": "",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
-    "etc/resolv.conf": "",
     "etc/shells": "/bin/sh\n/bin/ash\n",
 }
 

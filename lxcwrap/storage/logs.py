@@ -137,7 +137,7 @@ class LogWriter:
         self._lost = 0
         self._unfinished: set[int] = set()  # within a line
         self._continuing: set[int] = set()  # within one that an older file begins
-        self._buffer = memoryview(mmap.mmap(-1, BLOCK_SIZE))  # one for all reads, and no page before the first
+        self._buffer = memoryview(mmap.mmap(-1, BLOCK_SIZE))  # for all reads; no page before the first
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._number = max(file_numbers(directory), default=0)
         try:

@@ -48,7 +48,7 @@ class RootDir:
             os.close(os.open(self.state_db, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def discard(self, path: Path) -> None:
-        """Make `path` disappear at once, then delete it. A crash leaves it in trash/, which `empty_trash` clears."""
+        """Make `path` disappear at once, then delete it; after a crash `empty_trash` does."""
         try:
             grave = path.rename(self._new_grave())
         except FileNotFoundError:
@@ -60,8 +60,9 @@ class RootDir:
             self._delete(grave)
 
     def _delete(self, grave: Path) -> None:
-        """Of any depth, as a container may nest directories beyond every limit of path, stack and descriptors: so
-        each is moved up into trash/ before it is emptied. No link is followed. What resists stays for next time."""
+        """Of any depth, as a container may nest directories beyond every limit of path, stack and
+        descriptors: so each is moved up into trash/ before it is emptied. No link is followed. What resists
+        stays for next time."""
         pending = [grave]
         while pending:
             directory = pending.pop()

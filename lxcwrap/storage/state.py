@@ -43,7 +43,7 @@ MIGRATIONS = (
         spec TEXT NOT NULL,               -- JSON
         created_at REAL NOT NULL,
         owner_pid INTEGER NOT NULL,       -- who is creating or removing it: a dead owner's row is cleaned
-        owner_start INTEGER NOT NULL      -- that process' start time, so that a re-used pid is not taken for it
+        owner_start INTEGER NOT NULL      -- that process' start time, as its pid may be used again
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX containers_by_image ON containers(image_id);
     """,
@@ -55,12 +55,12 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # threading.local itself: importing threading costs every fork of the fork-server 440 KB (its after-fork hook).
+        # threading.local itself: threading would cost every fork of the server 440 KB (its after-fork hook).
         self._local = _local()
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """This thread's connection, for reading. A forked child gets its own: SQLite's must not cross fork."""
+        """This thread's connection, for reading. A forked child gets its own: none must cross fork."""
         own: _Own | None = getattr(self._local, "own", None)
         if own is None or own.pid != os.getpid():
             own = self._local.own = _Own(self._open())
@@ -69,8 +69,9 @@ class State:
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
-        # NORMAL: after a power cut the last changes may be missing, never half there; and no fsync per change.
-        connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
+        # NORMAL: after a power cut the last changes may be missing, never half there; no fsync per change.
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version < len(MIGRATIONS):
             self._migrate(connection)
@@ -97,7 +98,7 @@ class State:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One change: all of it or nothing. Others wait for it (IMMEDIATE), so read-then-write is safe inside."""
+        """One change: all or nothing. Others wait for it (IMMEDIATE), so read-then-write is safe inside."""
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -112,8 +113,8 @@ class State:
 
 
 class _Own:
-    """A thread's connection, closed when the thread ends: left to itself it would wait for the garbage collector, as it
-    is in a cycle with its cache of statements."""
+    """A thread's connection, closed when the thread ends: left to itself it would wait for the garbage
+    collector, as it is in a cycle with its cache of statements."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection

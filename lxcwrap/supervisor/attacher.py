@@ -33,7 +33,7 @@ def stand_by(channel: socket.socket, cgroups: CgroupHost) -> None:
 
 
 def call_function(request: wire.Message, client: socket.socket, fds: list[int], cgroups: CgroupHost) -> None:
-    """Run a pickled Python function inside; `fds`: its payload to read, the pipe for its result, and its stdio."""
+    """Run a pickled Python function inside; `fds`: its payload, the pipe for its result, and its stdio."""
     payload_fd, result_fd = fds[:2]
     with os.fdopen(payload_fd, "rb") as file:
         prepared = call.prepare_call(file.read())
@@ -62,8 +62,8 @@ def call_function(request: wire.Message, client: socket.socket, fds: list[int], 
 
 
 def mount_root(request: wire.Message, client: socket.socket, fds: list[int], cgroups: CgroupHost) -> None:
-    """Answer with a detached tree of a stopped container's root and what lasts of its mounts: it ends when the caller
-    closes it. The root can be written, even where the container itself may only read it."""
+    """Answer with a detached tree of a stopped container's root and what lasts of its mounts: it ends when
+    the caller closes it. The root can be written, even where the container itself may only read it."""
     lasting = [mount for mount in request["plan"]["mounts"] if mount["kind"] != "tmpfs"]
     plan = {**request["plan"], "mounts": lasting, "read_only": False}
     idmap = IdMap(*plan["idmap"])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def main(root: str, ready_fd: int) -> NoReturn:
-    """Become the fork-server of `root`, and nobody's child: the caller need not reap us. See `server.main`."""
+    """Become the fork-server of `root`, and nobody's child, as no caller reaps us. See `server.main`."""
     if os.fork():
         os._exit(0)
     os.setsid()

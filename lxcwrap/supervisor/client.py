@@ -1,6 +1,6 @@
 """What the nouns call: requests to the fork-server of a root directory, which is started when there is none.
 
-No liblxc in this process, no fork of it: the server is spawned by vfork and exec, everything else is a connection.
+No liblxc in this process, no fork of it: the server is spawned by vfork and exec, all else is a connection.
 Any thread and any process may use it; each request has a connection of its own.
 """
 

@@ -1,5 +1,5 @@
-"""The process that runs one command inside a container: forked from the nursery, as liblxc forks it twice to enter, and
-small processes fork fast. No heavy imports here (handover.py)."""
+"""The process that runs one command inside a container: forked from the nursery, as liblxc forks it twice to
+enter, and small processes fork fast. No heavy imports here (handover.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def stand_by(channel: socket.socket) -> None:
-    """Wait on `channel` for the one command, and run it inside, entered through our init as the main process was.
+    """Wait on `channel` for the one command, and run it inside, entered through our init as the main one was.
 
     Answers its caller: ``started`` with a pidfd, ``terminal`` with a pty master if asked for, ``exited``.
     """

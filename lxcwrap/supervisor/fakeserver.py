@@ -70,9 +70,9 @@ def _launch(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
     records.begin({**run, "started_at": time.time()})
     _tell(client, {"event": "started", "init_pid": init, "exec_error": exec_error})
     _pump(log, pipes)
-    ended: dict[str, object] = {"exit_code": exit_code(process), "oom_killed": False, "exec_error": exec_error, "error": None}
+    ended: dict[str, object] = {"exit_code": exit_code(process), "exec_error": exec_error, "error": None}
     log.close()
-    ended |= {"log_tail": "", "finished_at": time.time()}
+    ended |= {"oom_killed": False, "log_tail": "", "finished_at": time.time()}
     records.end(ended)
     _tell(client, {"event": "exited", **ended})
     if plan["auto_remove"]:

@@ -1,7 +1,8 @@
-"""Messages between our own processes, by marshal and with descriptors, and JSON for those that must stay light.
+"""Messages between our own processes, by marshal and with descriptors; JSON for those that must stay light.
 
-What the nursery imports, each monitor and runner carries: the fewer modules, the denser lie the objects that are
-touched, and the fewer pages each process has to itself. So no json, typing or contextlib here (docs: performance).
+What the nursery imports, each monitor and runner carries: the fewer modules, the denser lie the objects that
+are touched, and the fewer pages each process has to itself. So no json, typing or contextlib here (docs:
+performance).
 """
 
 from __future__ import annotations

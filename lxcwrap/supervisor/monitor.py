@@ -1,14 +1,14 @@
 """The process that holds one container from start to end, and the two that it works with:
 
-fork-server ── nursery ── monitor   holds the lock, logs the output, sees the end, records it, tells the caller
-     │                       └──── runner   sits in liblxc's foreground start, which wants a process without threads
-     │                                      and comes back only at the end
-     └── starter   prepares cgroups, namespaces and mounts, gives the runner its orders, hears from init until the
-                   main process runs, and ends
+fork-server ── nursery ── monitor   holds the lock, logs the output, sees, records and tells the end
+     │                       └──── runner   sits in liblxc's foreground start, which wants no threads and
+     │                                      comes back only at the end
+     └── starter   prepares cgroups, namespaces and mounts, gives orders to the runner, hears from init until
+                   the main process runs, and ends
 
-Monitor and runner stay, so they do as little as can be, and keep little memory. If the monitor dies the runner dies,
-and with it the container; if the runner dies the monitor still knows how init ended. What is left to clear then, the
-fork-server does (undertaker.py), or the monitor itself if that has gone.
+Monitor and runner stay, so they do as little as can be and keep little memory. If the monitor dies the runner
+dies, and with it the container; if the runner dies the monitor still knows how init ended. What is left to
+clear then, the fork-server does (undertaker.py), or the monitor itself if that has gone.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Monitor:
                 self._forget(fd)
 
     def _drain(self) -> None:
-        """Log what the dead left in the pipes. liblxc holds their other ends a little longer: no end to wait for."""
+        """Log what the dead left in the pipes. liblxc holds their other ends on: no end to wait for."""
         outputs = tuple(self.outputs)
         if not outputs:
             return
@@ -194,7 +194,7 @@ class Monitor:
             self._forget(fd)
 
     def _init_ended(self) -> bool:
-        """With init all processes of the container are gone. liblxc still tidies up; the caller need not wait."""
+        """With init all its processes are gone. liblxc still tidies up; the caller need not wait."""
         self._hear_starter_out()
         self._drain()
         code = exit_code_of(self.init_pidfd, wait_s=0.05)

@@ -1,6 +1,6 @@
 """The process that monitors are forked from: forked itself from the fork-server before that loads the rest.
 
-It loads next to nothing, and does nothing but fork, so monitors and runners share nearly all their memory with it.
+It loads next to nothing, and does nothing but fork, so monitors and runners share nearly all memory with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ JOIN, MONITOR, EXECUTOR = "join", "monitor", "executor"
 
 
 def start(log_fd: int, ready_fd: int) -> socket.socket:
-    """Fork the nursery, with its stderr to the log; our end of the socket to it. It ends when that is closed."""
+    """Fork the nursery, its stderr to the log; our end of the socket to it. It ends when that is closed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     liblxc.warm_up()
     gc.collect()

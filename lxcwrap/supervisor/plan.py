@@ -1,4 +1,4 @@
-"""From what was asked to what will be done: a pure function, so that it can be printed and tested without root.
+"""From what was asked to what will be done: a pure function, that can be printed and tested without root.
 
 A plan is plain JSON. It lies in the container's directory, so that a start needs nothing but the directory.
 """
@@ -18,19 +18,23 @@ from .argv import init_argv
 
 # What Docker grants by default: enough for package managers and servers, nothing that reaches the host.
 DEFAULT_CAPABILITIES = frozenset(
-    "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT".split()
+    """
+    AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP
+    SETUID SYS_CHROOT
+    """.split()
 )
 # In the order of their numbers (linux/capability.h).
-_NUMBERED = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
-    "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN "
-    "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE "
-    "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split()
+_NUMBERED = """
+    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
+    NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT
+    SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE
+    AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ
+    PERFMON BPF CHECKPOINT_RESTORE
+""".split()
 ALL_CAPABILITIES = frozenset(_NUMBERED)
 # What our init needs to become the user, and to signal it. The command gets those of the container only.
 _INIT_CAPABILITIES = frozenset("CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETPCAP SETUID".split())
-# Kernel state that is the host's and not the container's: files hidden under /dev/null, directories under an empty tmpfs.
+# State of the kernel that is the host's: files are hidden under /dev/null, directories under an empty tmpfs.
 _MASKED_FILES = "kcore keys latency_stats timer_list timer_stats sched_debug".split()
 _MASKED_DIRECTORIES = "proc/acpi proc/asound proc/scsi sys/firmware sys/devices/virtual/powercap".split()
 _READ_ONLY = "proc/bus proc/fs proc/irq proc/sysrq-trigger".split()
@@ -59,7 +63,7 @@ def capability_mask(security: Security) -> int | None:
 
 
 def uses_own_filter(security: Security) -> bool:
-    """Whether our init loads the seccomp filter: for that it must set no_new_privs. Else liblxc does, in 12 ms more."""
+    """Whether our init loads the seccomp filter: it needs no_new_privs. Else liblxc does, in 12 ms more."""
     return security.seccomp and security.no_new_privs and not security.privileged
 
 
@@ -76,7 +80,8 @@ def make_plan(
 ) -> Plan:
     """How to run `spec` as container `container_id`: read by the monitor, complete.
 
-    profile: liblxc's seccomp profile, where our init cannot load a filter. host: whose /proc and /sys are looked at.
+    profile: of seccomp for liblxc, where our init cannot load a filter. host: whose /proc and /sys to look
+    at.
     """
     bundle = root / "containers" / container_id
     return {
@@ -105,7 +110,7 @@ def make_plan(
 
 
 def mount_points(plan: Mapping[str, Any]) -> frozenset[str]:
-    """Where something is mounted in the container, and the way there: made for that, and no change of the container's."""
+    """Where something is mounted in the container, and the way there: no change of the container's own."""
     targets = [*plan["files"], *(mount["target"] for mount in plan["mounts"]), "/dev", "/proc", "/sys"]
     return frozenset(
         str(path) for target in targets for path in (PurePosixPath(target), *PurePosixPath(target).parents)
@@ -125,7 +130,8 @@ def _init(spec: ContainerSpec) -> list[str]:
 
 
 def _mounts(spec: ContainerSpec, bundle: Path) -> Iterator[dict[str, Any]]:
-    """Parents before children, so that none hides another. A nameless volume is a directory of the container's."""
+    """Parents before children, so that none hides another. Nameless volumes are directories of the
+    container's."""
     for number, mount in enumerate(sorted(spec.mounts, key=lambda mount: mount.target.count("/"))):
         nameless = mount.kind == "volume" and not mount.source
         yield asdict(evolve(mount, source=f"{bundle}/volumes/{number}") if nameless else mount)

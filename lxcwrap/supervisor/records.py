@@ -1,6 +1,6 @@
 """What is known of a container on disk, in its directory. Written by its monitor, read by anybody.
 
-lock        held (an OFD lock) by the monitor as long as it or liblxc's process lives: the kernel lets go of it
+lock        held (an OFD lock) by the monitor as long as it or liblxc's process lives; the kernel frees it
 plan.json   how to start it, complete: written by the caller at creation
 run.json    of the present or last run: monitor, monitor_start, init_pid, started_at
 exit.json   how the last run ended: exit_code, oom_killed, finished_at, error
@@ -103,8 +103,8 @@ class Records:
             pass
 
     def hold(self, timeout_s: float) -> int:
-        """Take the lock; the descriptor returned holds it. Raises BlockingIOError: the container runs, or another keeps
-        the lock for `timeout_s` seconds; FileNotFoundError: it was removed."""
+        """Take the lock; the descriptor returned holds it. Raises BlockingIOError: the container runs, or
+        another keeps the lock for `timeout_s` seconds; FileNotFoundError: it was removed."""
         fd = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + timeout_s

@@ -1,4 +1,4 @@
-"""A container's root file system: its image's layers, id-mapped, under its own upper directory, and its mounts.
+"""A container's root file system: its image's layers, id-mapped, under its own upper directory; its mounts.
 
 Runs in the supervisor's processes. Targets inside the root are resolved by the kernel within that root.
 """
@@ -26,8 +26,8 @@ _DATA = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
 
 
 def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = None) -> int:
-    """A detached mount of the container's root, without its mounts. `by_descriptors` None: what the kernel offers;
-    if False, the caller must be in a mount namespace of its own."""
+    """A detached mount of the container's root, without its mounts. `by_descriptors` None: what the kernel
+    offers; if False, the caller must be in a mount namespace of its own."""
     bundle = plan["bundle"]
     upper, work = f"{bundle}/upper", f"{bundle}/work"
     options = ["volatile"] if plan["volatile"] else []
@@ -108,8 +108,8 @@ def _attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap, *, is_dir
 def _mount_point(
     root_fd: int, target: str, idmap: IdMap, *, is_dir: bool, links: int = _MAX_LINKS
 ) -> Iterator[int]:
-    """An O_PATH descriptor of `target` within the root; what is missing is made, owned by the container's root, also
-    where a link leads to nothing, as /etc/resolv.conf does in many images."""
+    """An O_PATH descriptor of `target` within the root; what is missing is made, owned by the container's
+    root, also where a link leads to nothing, as /etc/resolv.conf does in many images."""
     try:
         fd = open_in_root(root_fd, target, os.O_PATH)
     except FileNotFoundError:
@@ -143,7 +143,7 @@ def _make(parent_fd: int, name: str, idmap: IdMap, *, is_dir: bool) -> str | Non
 
 
 def _write(path: str, text: str, owner: int) -> None:
-    """A file of the container's root, on disk too: it may make a set-user-ID program of it, and that must not be ours."""
+    """A file of the container's root, on disk too: it may become a set-user-ID program, but not ours."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         os.fchown(file.fileno(), owner, owner)

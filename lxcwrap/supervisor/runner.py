@@ -1,5 +1,5 @@
-"""The process that sits in liblxc's foreground start of one container. It stays: the less it does, the less memory
-it has to itself."""
+"""The process that sits in liblxc's foreground start of one container. It stays: the less it does, the less
+memory it has to itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _CLONE_NEWNS = 0x00020000
 
 
 def stand_by(monitor: int, orders_fd: int, result_fd: int) -> NoReturn:
-    """Wait for the starter's orders, start, and write to `result_fd` how it ended: ``exit CODE``, or why it did not."""
+    """Wait for the starter's orders, start, and write to `result_fd` how it ended: ``exit CODE``, or why
+    not."""
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != monitor:

@@ -1,9 +1,10 @@
-"""The fork-server: a small process with liblxc loaded and no threads, one per root directory, started on demand.
+"""The fork-server: a small process with liblxc and no threads, one per root directory, started on demand.
 
-It accepts a connection, reads one request, and forks a child that does the work and answers on that connection:
-the monitor of a container (`launch`), an attacher (`exec`, `call`), or a helper for one act (`freeze`, `mount`).
-Between requests it prepares user and network namespaces for the starts that are likely to come next. It ends by
-itself when it has been idle; containers are not concerned, their monitors are sessions of their own.
+It accepts a connection, reads one request, and forks a child that does the work and answers on that
+connection: the monitor of a container (`launch`), an attacher (`exec`, `call`), or a helper for one act
+(`mount`). Between requests it prepares user and network namespaces for the starts that are likely to come
+next. It ends by itself when it has been idle; containers are not concerned, their monitors are sessions of
+their own.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _BURY_TIMEOUT_S = 10.0
 
 
 class Held(NamedTuple):
-    """A container that runs: `order` is what its start was asked with, `init` a pidfd, once the starter has sent it.
-    By a pidfd of the monitor."""
+    """A container that runs: `order` is what asked for its start, `init` a pidfd, when the starter has sent
+    it. By a pidfd of the monitor."""
 
     order: wire.Message
     standby: Standby
@@ -64,7 +65,7 @@ class Server:
         self.poll.register(self.nursery, 0)  # its end
 
     def settle(self) -> None:
-        """Leave the caller's cgroups, and the nursery too: its session's end must not be the containers' end."""
+        """Leave the caller's cgroups, and the nursery too: the end of its session must not be ours."""
         self.cgroups.settle()
         fds = self.cgroups.supervisor_fds()
         hand(self.nursery, nursery.JOIN, fds)
@@ -88,7 +89,7 @@ class Server:
         self._retire()
 
     def _retire(self) -> None:
-        """Answer those who have connected; no more can. What monitors leave from now on, they clear up themselves."""
+        """Answer those who have connected; no more can. Monitors clear up by themselves from now on."""
         self.listener.shutdown(socket.SHUT_RD)
         with suppress(OSError):  # until there are none
             while True:
@@ -226,7 +227,7 @@ class Server:
         return child
 
     def _let_go(self) -> None:
-        """In a child: what is the server's alone. It may outlive the server, and must not keep the next one out."""
+        """In a child: what is the server's alone. It may outlive us, and must not keep the next one out."""
         self.listener.close()
         self.inbox.close()
         self.nursery.close()
@@ -241,7 +242,7 @@ class Server:
 
 
 def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
-    """Serve `root`; says ``ok`` on `ready_fd` when connections are taken. The caller sees to it that no other serves it."""
+    """Serve `root`, as the only one; says ``ok`` on `ready_fd` when connections are taken."""
     lock = os.open(f"{root}/run/{wire.SERVER}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # the last one may be about to end
     path = f"{wire.SERVER}.sock"
@@ -257,8 +258,8 @@ def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
         os.chdir("/")
         os.write(ready_fd, b"ok")
         os.close(ready_fd)
-        # Children are reaped by the kernel, and so are the inits of killed monitors, which would else go to the host's
-        # init: only of a process that has been reaped the kernel tells the exit code.
+        # Children are reaped by the kernel, and so are the inits of killed monitors, which would else go to
+        # the host's init: only of a process that has been reaped the kernel tells the exit code.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         gc.collect()

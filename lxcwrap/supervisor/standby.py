@@ -12,7 +12,6 @@ from ..drivers.cgroups import CgroupHost
 from . import attacher, nursery, starter
 from .handover import close_all, hand, take
 
-
 Fork = Callable[[Callable[[], None]], int]  # gives the process id
 
 
@@ -57,9 +56,9 @@ def attacher_for(fork: Fork, cgroups: CgroupHost) -> Worker:
 
 
 class Standby:
-    """The processes of one container: monitor and runner by the nursery, the starter by the fork-server itself. This is
-    the server's end of them. They end when it is closed without a `launch`; a monitor with a container to hold then
-    knows that it must clear up by itself."""
+    """The processes of one container: monitor and runner by the nursery, the starter by the fork-server
+    itself. This is the server's end of them. They end when it is closed without a `launch`; a monitor with a
+    container to hold then knows that it must clear up by itself."""
 
     def __init__(
         self,
@@ -96,7 +95,7 @@ class Standby:
         return False
 
     def disown(self) -> bool:
-        """From now on the monitor will find that it must clear up by itself. True: it has ended, and thinks that we do."""
+        """From now on the monitor must clear up by itself. True: it has ended, and thinks that we do."""
         self._channel.shutdown(socket.SHUT_RD)
         return take(self._channel) is not None or _has_ended(self.monitor)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import time
 import traceback
@@ -28,8 +27,8 @@ _LOOK_EVERY_MS = 1
 def stand_by(
     reports: socket.socket, orders: socket.socket, server: socket.socket, cgroups: CgroupHost
 ) -> NoReturn:
-    """Wait on `reports` for what the monitor hands over; prepare, give the runner its `orders`, hear from init, and
-    tell monitor, caller and server what they must know."""
+    """Wait on `reports` for what the monitor hands over; prepare, give the runner its `orders`, hear from
+    init, and tell monitor, caller and server what they must know."""
     try:
         syscalls.set_process_name(WAITING)
         received = take(reports)
@@ -54,7 +53,7 @@ def stand_by(
 def _prepare(
     plan: Plan, stdio: Sequence[int], pair: Sequence[int], cgroups: CgroupHost, orders: socket.socket
 ) -> socket.socket:
-    """Everything up to liblxc's start; the socket on which init will report. `pair`: network and user namespace."""
+    """All up to liblxc's start; the socket on which init will report. `pair`: network and user namespace."""
     cgroups.prepare(plan["id"], plan["limits"], plan["devices"])
     streams.open_to_all(stdio)
     namespace_fds = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
@@ -100,7 +99,7 @@ class _Listener:
         poll = select.poll()
         poll.register(status, select.POLLIN)
         while True:
-            # init=False: PID 1 is our init still, about to become the command, with nobody to say that it has.
+            # init=False: PID 1 is our init still, about to become the command, and nobody says when it has.
             becoming = self.init_pid and "-x" in self.plan["init"]
             if not poll.poll(_LOOK_EVERY_MS if becoming else None):
                 if not _is_init(self.init_pid):
@@ -141,8 +140,8 @@ class _Listener:
         os.close(master)
 
     def _started(self, exec_error: str | None) -> None:
-        """The main process runs, or could not be executed. The caller is told before the monitor, who might tell it at
-        once that the container has ended."""
+        """The main process runs, or could not be executed. The caller is told before the monitor, who might
+        tell it at once that the container has ended."""
         with suppress(OSError):  # the caller is gone: nobody to tell
             wire.send(self.client, {"event": "started", "init_pid": self.init_pid, "exec_error": exec_error})
         hand(self.reports, ("started", exec_error))

@@ -1,6 +1,7 @@
 """What must be done about a container whose monitor ended: everything that the monitor left undone.
 
-The fork-server calls it when a monitor dies; where that died too, the next `Host` does. Each step may be repeated.
+The fork-server calls it when a monitor dies; where that died too, the next `Host` does. Steps may be
+repeated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How callers and the supervisor's processes talk: JSON messages with descriptors over a unix stream socket.
 
-A message is a length (4 bytes, little endian), then that many bytes of JSON; descriptors ride on the first byte.
+A message is a length (4 bytes, little endian), then so many bytes of JSON; descriptors ride on the first
+byte.
 """
 
 from __future__ import annotations
