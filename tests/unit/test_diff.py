@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -144,3 +145,4 @@ def test_a_deep_tree_is_told(tmp_path: Path) -> None:
         fd = below
     os.close(fd)
     assert len(changes(tmp_path / "upper", [])) == 1200
+    subprocess.run(["rm", "-r", tmp_path / "upper"], check=True)  # pytest could not
