@@ -36,7 +36,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 
 
 def test_trees_of_any_depth_are_deleted_and_no_link_followed(tmp_path: Path) -> None:
-    """Also what another process left in the trash, half deleted."""
+    """Also what a process that was killed left in the trash."""
     root = RootDir(tmp_path / "root")
     root.prepare()
     (tmp_path / "kept").mkdir()

@@ -212,7 +212,7 @@ def tree(directory: Path) -> list[str]:
 
 
 def test_init_dir_holds_the_init_and_the_filter(tmp_path: Path, program: bytes) -> None:
-    """The init is the packaged one, and can be executed by those who cannot read it, so that they cannot trace it."""
+    """The init is the packaged one. Who cannot read it can execute it, and so not trace it."""
     directory = seccomp.init_dir(tmp_path, NONE)
     assert tree(directory) == ["filter.bpf", "init"]
     assert (directory / "init").read_bytes() == seccomp.INIT.read_bytes()
