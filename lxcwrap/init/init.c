@@ -350,6 +350,8 @@ static void start_supervised(void)
         fail("init", "cannot", "fork", NULL);
     if (command == 0)
         return;
+    /* stdin is the command's alone: its writer shall see when it is closed. 1 and 2 serve those who use /proc/1/fd. */
+    close(STDIN_FILENO);
     /* Ends when the command has been executed, or could not be and said so. */
     close(running[1]);
     while (read(running[0], &none, 1) < 0 && errno == EINTR)
@@ -357,8 +359,6 @@ static void start_supervised(void)
     report("R", -1);
     /* A program that its user cannot read is not dumpable, and then /proc/1/fd is closed to the container's own root. */
     prctl(PR_SET_DUMPABLE, 1);
-    /* stdin is the command's alone: its writer shall see when it is closed. 1 and 2 serve those who use /proc/1/fd. */
-    close(STDIN_FILENO);
     close_range(3, ~0U, 0);
     supervise(command);
 }
