@@ -287,7 +287,8 @@ class Container:
         note.
         Raises CallError when it cannot be sent, or answered.
         """
-        return inside.call(self._machinery, self._id, function, args, kwargs)
+        result: T = inside.call(self._machinery, self._id, function, args, kwargs)
+        return result
 
     # --- files ---
 

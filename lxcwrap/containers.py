@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import secrets
 import sqlite3
@@ -218,7 +219,7 @@ class Containers:
             ) from None
         return answers[-1]
 
-    def prune(self) -> list[str]:
+    def prune(self) -> builtins.list[str]:
         """Remove all containers that do not run; their names."""
         removed = []
         for container in self.list():

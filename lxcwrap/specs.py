@@ -116,10 +116,10 @@ def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
     return result
 
 
-def _absolute(what: str, path: StrPath) -> str:
+def _absolute(path: StrPath) -> str:
     text = os.fspath(path)
     if not text.startswith("/") or "\0" in text or ".." in PurePosixPath(text).parts:
-        raise InvalidSpecError(f"{what} {text!r}: must be an absolute path without '..'")
+        raise InvalidSpecError(f"path {text!r}: must be absolute and without '..'")
     return str(PurePosixPath("/" + text.lstrip("/")))  # POSIX lets "//" be another root
 
 
@@ -133,7 +133,7 @@ def _optional_size(value: int | str | None) -> int | None:
     return None if value is None else parse_size(value)
 
 
-def _positive(_: object, attribute: Attribute[object], value: float | None) -> None:
+def _positive(_: object, attribute: Attribute[Any], value: float | None) -> None:
     if value is not None and value <= 0:
         raise InvalidSpecError(f"{attribute.name}={value!r}: must be greater than zero")
 
@@ -175,7 +175,7 @@ class Mount:
     """Something mounted into a container. Make it by `Mount.bind`, `Mount.tmpfs` or `Mount.volume`."""
 
     kind: Literal["bind", "tmpfs", "volume"]
-    target: str = field(converter=lambda path: _absolute("mount target", path))
+    target: str = field(converter=_absolute)
     source: str = ""
     read_only: bool = False
     exec: bool = True
@@ -239,7 +239,7 @@ class Ulimit:
 class Device:
     """A device of the host for the container: `path` on the host, `target` inside, `access` of ``rwm``."""
 
-    path: str = field(converter=lambda path: _absolute("device", path))
+    path: str = field(converter=_absolute)
     target: str = ""
     access: str = "rwm"
 
@@ -247,7 +247,7 @@ class Device:
         if not self.access or set(self.access) - set("rwm"):
             raise InvalidSpecError(f"device access {self.access!r}: use letters of 'rwm'")
         if self.target:
-            _check_place("device target", _absolute("device target", self.target))
+            _check_place("device target", _absolute(self.target))
 
 
 @frozen(kw_only=True)
@@ -281,10 +281,10 @@ class ContainerSpec:
     """All that was asked of one container, complete: what the image gave and what the caller gave, merged."""
 
     image_id: str
-    name: str = field(validator=lambda _i, _a, value: check_name(value) and None)
+    name: str = field()
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(factory=dict)
-    cwd: str = field(default="/", converter=lambda path: _absolute("cwd", path))
+    cwd: str = field(default="/", converter=_absolute)
     user: str = ""
     groups: tuple[str, ...] = ()
     hostname: str = ""
@@ -307,6 +307,7 @@ class ContainerSpec:
     log_max_files: int = 3
 
     def __attrs_post_init__(self) -> None:
+        check_name(self.name)
         if not isinstance(self.limits, Limits):
             raise TypeError(f"limits= takes Limits(...), not {self.limits!r}")
         if self.log_max_files < 1:
@@ -413,13 +414,13 @@ def spec_from_json(text: str) -> ContainerSpec:
     values = json.loads(text)
     security = values.pop("security")
     devices = tuple(Device(**device) for device in security.pop("devices"))
-    nested = {
+    nested: dict[str, Any] = {
         "mounts": tuple(Mount(**mount) for mount in values.pop("mounts")),
         "ulimits": tuple(Ulimit(**limit) for limit in values.pop("ulimits")),
         "limits": Limits(**values.pop("limits")),
         "security": Security(devices=devices, **{key: _tuple(value) for key, value in security.items()}),
     }
-    return ContainerSpec(**nested, **{key: _tuple(value) for key, value in values.items()})
+    return ContainerSpec(**{**{key: _tuple(value) for key, value in values.items()}, **nested})
 
 
 def _tuple(value: object) -> Any:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _STDOUT, _STDERR = 1, 2
 # How long a new start waits for the clean-up of the last run.
 _LOCK_TIMEOUT_S = 15.0
+_RUNNER_GRACE_MS = 1000
 
 
 def stand_by(channel: socket.socket, reports: socket.socket, orders_fd: int) -> None:
@@ -44,7 +45,7 @@ def stand_by(channel: socket.socket, reports: socket.socket, orders_fd: int) -> 
     os.setsid()
     syscalls.set_process_name(WAITING)
     monitor = Monitor(channel, reports, orders_fd)
-    select.select([channel, monitor.runner_fd], [], [])
+    select.select([channel.fileno(), monitor.runner_fd], [], [])
     if monitor.runner_has_ended() or (received := take(channel)) is None:
         return  # of no use without a runner; or the server has ended, or has enough of us
     syscalls.set_process_name("lxcwrap-monitor")
@@ -151,7 +152,7 @@ class Monitor:
         if received is None:
             self.starter_has_ended = True
             self.reports.detach()  # closed by who called
-            if not self.has_started and self.runner:
+            if not self.has_started and self.runner and not self._runner_is_ending():
                 raise RuntimeError("the process that prepared the start was killed")
             return False
         report, fds = received
@@ -170,6 +171,12 @@ class Monitor:
         else:
             raise RuntimeError(report[1])
         return True
+
+    def _runner_is_ending(self) -> bool:
+        """The starter ends too when the runner failed, who knows more."""
+        poll = select.poll()
+        poll.register(self.runner_fd, select.POLLIN)
+        return bool(poll.poll(_RUNNER_GRACE_MS))
 
     def _hear_starter_out(self) -> None:
         """The container has ended: then the starter is about to, and first it says how the start went."""

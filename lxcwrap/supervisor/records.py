@@ -128,7 +128,7 @@ class Records:
         run = self.read("run")
         if run is None or self.has("exit"):
             return None
-        return start_time(run["monitor"]) == run["monitor_start"]
+        return bool(start_time(run["monitor"]) == run["monitor_start"])
 
     def is_held(self) -> bool:
         """Whether a monitor lives. Asks the kernel without taking the lock."""

@@ -114,7 +114,7 @@ def test_the_runner_is_beside_the_container(host: CgroupHost, container: str) ->
     """liblxc's process is above what is limited, counted and frozen."""
     pid = os.fork()
     if pid == 0:
-        host.enter(container)
+        _enter_as_runner(host, container)
         os._exit(0 if set(_memberships(os.getpid()).values()) >= {f"/lxcwrap/{container}"} else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert host.pids(container) == []
@@ -241,12 +241,18 @@ def test_a_crashed_run_is_swept(host: CgroupHost, container: str, enter: Enter) 
     assert (found["pids_limit"], found["memory_limit"]) == (None, 64 * MIB)
 
 
+def _enter_as_runner(host: CgroupHost, container_id: str) -> None:
+    for fd in host.runner_fds(container_id):
+        os.write(fd, b"0")
+        os.close(fd)
+
+
 def _live(count: int) -> None:
     host = CgroupHost()
     for _ in range(count):
         container_id = _new_id()
         host.prepare(container_id, {"pids": 3})
-        host.enter(container_id)
+        _enter_as_runner(host, container_id)
         for fd in host._hierarchies:
             os.write(os.open("tasks", os.O_WRONLY, dir_fd=fd), b"0")
         assert host.remove(container_id)
