@@ -35,6 +35,7 @@ _STDOUT, _STDERR = 1, 2
 # How long a new start waits for the clean-up of the last run.
 _LOCK_TIMEOUT_S = 15.0
 _RUNNER_GRACE_MS = 1000
+_KILLED = "a process that took part in the start was killed"
 
 
 def stand_by(channel: socket.socket, reports: socket.socket, orders_fd: int) -> None:
@@ -153,7 +154,7 @@ class Monitor:
             self.starter_has_ended = True
             self.reports.detach()  # closed by who called
             if not self.has_started and self.runner and not self._runner_is_ending():
-                raise RuntimeError("the process that prepared the start was killed")
+                raise RuntimeError(_KILLED)
             return False
         report, fds = received
         if report[0] == "init":
@@ -221,7 +222,7 @@ class Monitor:
             code = exit_code_of(self.init_pidfd, wait_s=2.0)
             self._record_exit(code, None if code is not None else "liblxc's process was killed")
         elif not self.exit_recorded:
-            raise RuntimeError(answer or "liblxc's process was killed")
+            raise RuntimeError(answer or _KILLED)
         return False
 
     # --- end ---
