@@ -2,8 +2,8 @@
 
     python benchmarks/core.py [--runs 20] [--only NAME ...]
 
-Needs root, and `lxc` (lxc-execute, lxc-attach) and busybox-static for the floors. Everything lies in /dev/shm, so that
-the disk is not measured.
+Needs root, and `lxc` (lxc-execute, lxc-attach) and busybox-static for the floors. Everything lies in
+/dev/shm, so that the disk is not measured.
 """
 
 from __future__ import annotations
@@ -52,17 +52,23 @@ class Bench:
             times[0].append(milliseconds(ours))
             times[1].append(milliseconds(floor))
         mine, theirs = map(statistics.median, times)
-        self.say(what, f"{mine:8.2f} ms   floor {theirs:8.2f} ms   ratio {mine / theirs:5.2f} (at most {limit})")
+        ratio = f"ratio {mine / theirs:5.2f} (at most {limit})"
+        self.say(what, f"{mine:8.2f} ms   floor {theirs:8.2f} ms   {ratio}")
 
     def alone(self, what: str, act: Act, *, limit: str, runs: int | None = None, scale: float = 1.0) -> None:
         act()
         median = statistics.median(milliseconds(act) for _ in range(runs or self.runs)) * scale
         self.say(what, f"{median:8.2f} ms   (at most {limit})")
 
+    def tool(self, program: str, name: str, *argv: str) -> list[str]:
+        """The command line of one of the LXC tools, for the container `name`."""
+        options = ["-n", name, "-P", str(self.scratch / "lxc"), "-f", str(self.config)]
+        return [program, *options, "--", *argv]
+
     # --- the measures ---
 
     def run(self) -> None:
-        execute = ["lxc-execute", "-n", "floor", "-P", self.scratch / "lxc", "-f", self.config, "--", "/bin/true"]
+        execute = self.tool("lxc-execute", "floor", "/bin/true")
         self.pair(
             "run true, all isolation on / lxc-execute without",
             lambda: self.host.containers.run("busybox", ["true"]),
@@ -71,9 +77,15 @@ class Bench:
         )
 
     def exec(self) -> None:
-        with self.host.containers.launch("busybox", ["sleep", "1000"]) as container, floor_container(self) as name:
-            attach = ["lxc-attach", "-n", name, "-P", self.scratch / "lxc", "-f", self.config, "--", "/bin/true"]
-            self.pair("exec true / lxc-attach", lambda: container.exec(["true"]), lambda: quietly(attach), limit=1.0)
+        launched = self.host.containers.launch("busybox", ["sleep", "1000"])
+        with launched as container, floor_container(self) as name:
+            attach = self.tool("lxc-attach", name, "/bin/true")
+            self.pair(
+                "exec true / lxc-attach",
+                lambda: container.exec(["true"]),
+                lambda: quietly(attach),
+                limit=1.0,
+            )
 
     def call(self) -> None:
         with self.host.containers.launch("busybox", ["sleep", "1000"]) as container:
@@ -95,7 +107,7 @@ class Bench:
 
     def logs(self) -> None:
         target = self.scratch / "floor.out"
-        execute = ["lxc-execute", "-n", "floor", "-P", str(self.scratch / "lxc"), "-f", str(self.config), "--"]
+        execute = self.tool("lxc-execute", "floor")
 
         def floor() -> None:
             with target.open("wb") as file:
@@ -120,21 +132,31 @@ class Bench:
             container.remove()
             return took
 
-        self.say("stop of sleep 1000", f"{statistics.median(stop() for _ in range(self.runs)):8.2f} ms   (at most 30 ms)")
+        median = statistics.median(stop() for _ in range(self.runs))
+        self.say("stop of sleep 1000", f"{median:8.2f} ms   (at most 30 ms)")
 
     def many(self) -> None:
         count, threads = 200, 4
         made: list[lxcwrap.Container] = []
 
         def launch() -> None:
-            made.extend(self.host.containers.launch("busybox", ["sleep", "1000"]) for _ in range(count // threads))
+            for _ in range(count // threads):
+                made.append(self.host.containers.launch("busybox", ["sleep", "1000"]))  # noqa: PERF401  # threads share it
 
         workers = [threading.Thread(target=launch) for _ in range(threads)]
-        took = milliseconds(lambda: ([worker.start() for worker in workers], [worker.join() for worker in workers]))
+
+        def launch_all() -> None:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+
+        took = milliseconds(launch_all)
         self.say(f"launch {count} from {threads} threads, each", f"{took / count:8.2f} ms   (at most 12 ms)")
         self.alone("list() of 200", lambda: self.host.containers.list(), limit="5 ms")
         time.sleep(1)
-        self.say("private memory of an idle container", f"{private_memory(made) / count / 1024:8.0f} KiB  (at most 1024)")
+        each = private_memory(made) / count / 1024
+        self.say("private memory of an idle container", f"{each:8.0f} KiB  (at most 1024)")
         for container in made:
             container.remove(force=True)
 
@@ -142,11 +164,13 @@ class Bench:
         def python(code: str) -> Act:
             return lambda: quietly([sys.executable, "-c", code])
 
-        self.pair("import lxcwrap / import subprocess, json", python("import lxcwrap"), python("import subprocess, json"), limit=1.5)
+        floor = "import subprocess, json"
+        self.pair(f"import lxcwrap / {floor}", python("import lxcwrap"), python(floor), limit=1.5)
 
 
-def quietly(command: list[str | Path]) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def quietly(command: list[str]) -> None:
+    null = subprocess.DEVNULL
+    subprocess.run(command, check=True, stdin=null, stdout=null, stderr=null)
 
 
 class floor_container:
@@ -157,7 +181,7 @@ class floor_container:
 
     def __enter__(self) -> str:
         where = ["-n", "idle", "-P", str(self.bench.scratch / "lxc")]
-        quietly(["lxc-execute", *where, "-f", self.bench.config, "-d", "--", "/bin/sleep", "1000"])
+        quietly(["lxc-execute", *where, "-f", str(self.bench.config), "-d", "--", "/bin/sleep", "1000"])
         self.where = where
         return "idle"
 
@@ -166,7 +190,8 @@ class floor_container:
 
 
 def make_floor(scratch: Path) -> Path:
-    """A busybox root and a minimal configuration for the LXC tools: no network, no isolation beyond the default."""
+    """A busybox root and a minimal configuration for the LXC tools: no network, nothing beyond the
+    default."""
     rootfs = scratch / "rootfs"
     for name in ("bin", "dev", "proc", "sys", "tmp", "usr/sbin", "sbin"):
         (rootfs / name).mkdir(parents=True)
@@ -176,7 +201,8 @@ def make_floor(scratch: Path) -> Path:
     (scratch / "lxc").mkdir()
     config = scratch / "floor.conf"
     config.write_text(
-        f"lxc.rootfs.path = dir:{rootfs}\nlxc.net.0.type = empty\nlxc.net.0.flags = up\nlxc.mount.auto = proc:mixed sys:ro\n"
+        f"lxc.rootfs.path = dir:{rootfs}\nlxc.net.0.type = empty\nlxc.net.0.flags = up\n"
+        "lxc.mount.auto = proc:mixed sys:ro\n"
     )
     return config
 
@@ -190,7 +216,8 @@ def private_memory(containers: list[lxcwrap.Container]) -> int:
         monitor = int(status(runner, "PPid"))
         for pid in (init, runner, monitor):
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_")) * 1024
+            private = (line for line in text.splitlines() if line.startswith("Private_"))
+            total += sum(int(line.split()[1]) for line in private) * 1024
     return total
 
 

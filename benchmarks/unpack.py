@@ -30,7 +30,7 @@ def make_layers(work: Path, rootfs_tar: Path | None) -> list[Path]:
     """The image's layers as gzip archives, made by GNU tar and gzip as most layers are."""
     if rootfs_tar is None:
         rootfs_tar = work / "rootfs.tar"
-        bootstrap = [
+        bootstrap: list[str | Path] = [
             "mmdebstrap",
             "--quiet",
             "--variant=minbase",
