@@ -30,6 +30,7 @@ from lxcwrap.ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE
 from lxcwrap.machinery import Machinery
 from lxcwrap.supervisor.fake import FakeSupervisor
 from lxcwrap.testing import FakeMachinery, fake_host
+from tests.polling import eventually
 
 PROGRAMS = {
     "serve": "import time; print('ready', flush=True); time.sleep(60)",
@@ -43,10 +44,19 @@ time.sleep(60)
 }
 
 
-@pytest.fixture
-def host(roots: Path) -> Iterator[Host]:
+@pytest.fixture(scope="module")
+def shared(roots: Path) -> Iterator[Host]:
     with fake_host(roots / os.urandom(4).hex(), programs=PROGRAMS) as host:
         yield host
+
+
+@pytest.fixture
+def host(shared: Host) -> Iterator[Host]:
+    """With no container in it, before and after."""
+    yield shared
+    for container in shared.containers:
+        container.remove(force=True)
+    eventually(lambda: not os.listdir(shared.root / "containers"))
 
 
 def machinery(host: Host) -> Machinery:
@@ -223,7 +233,7 @@ def test_wrong_calls_make_nothing(
     host: Host, arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception]
 ) -> None:
     """By every way to make one; the supervisor was not even asked."""
-    before = traces(host)
+    before, asked = traces(host), len(supervisor(host).requests)
     ways: tuple[Callable[..., object], ...] = (
         host.containers.create,
         host.containers.launch,
@@ -232,7 +242,7 @@ def test_wrong_calls_make_nothing(
     for way in ways:
         with pytest.raises(error):
             way(*arguments, **options)
-    assert traces(host) == before and not supervisor(host).requests
+    assert traces(host) == before and len(supervisor(host).requests) == asked
 
 
 def test_whatever_call_fails_creation_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +356,6 @@ def test_run_refuses_what_it_cannot_do(host: Host) -> None:
 
 def _settle(host: Host, before: list[str]) -> None:
     """The monitor clears up while the caller goes on."""
-    from tests.polling import eventually
-
     eventually(lambda: traces(host) == before)
 
 
@@ -377,8 +385,6 @@ def test_a_killed_monitor_is_found_and_its_run_closed(host: Host) -> None:
     assert run is not None
     for pid in (run["monitor"], run["init_pid"]):
         os.kill(pid, signal.SIGKILL)
-    from tests.polling import eventually
-
     eventually(lambda: web.state == State.STOPPED)
     eventually(lambda: not machinery(host).records(web.id).is_held())
     machinery(host).clean()

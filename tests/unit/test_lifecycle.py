@@ -46,10 +46,19 @@ while True: time.sleep(60)
 }
 
 
-@pytest.fixture
-def host(roots: Path) -> Iterator[Host]:
+@pytest.fixture(scope="module")
+def shared(roots: Path) -> Iterator[Host]:
     with fake_host(roots / os.urandom(4).hex(), programs=PROGRAMS) as host:
         yield host
+
+
+@pytest.fixture
+def host(shared: Host) -> Iterator[Host]:
+    """With no container in it, before and after."""
+    yield shared
+    for container in shared.containers:
+        container.remove(force=True)
+    eventually(lambda: not os.listdir(shared.root / "containers"))
 
 
 @pytest.fixture
