@@ -129,7 +129,7 @@ def test_nonsense_is_refused_and_its_descriptors_closed(pair: Pair, data: bytes)
     before = open_fds()
     with pytest.raises(ValueError):
         wire.receive(pair[1])
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 @given(st.binary(min_size=1, max_size=60))
@@ -154,7 +154,7 @@ def test_more_descriptors_than_wanted_are_not_leaked(pair: Pair) -> None:
     received = wire.receive(pair[1])
     assert received is not None and len(received[1]) <= MAX_FDS + 1
     close_all(received[1])
-    assert open_fds() == before
+    assert open_fds() <= before
     os.close(fd)
 
 
