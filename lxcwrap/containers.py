@@ -46,8 +46,8 @@ _BY_KEY = """
 
 
 class Containers:
-    """All containers of a host: a read-only mapping by name, id or unique id prefix, that iterates over
-    `Container`s."""
+    """All containers of a host: a read-only mapping by name, id or unique id prefix, that iterates over each
+    `Container`, the newest first."""
 
     def __init__(self, machinery: Machinery) -> None:
         self._machinery = machinery

@@ -33,14 +33,20 @@ class Host:
 
     root: where everything is kept; default ``LXCWRAP_ROOT`` or /var/lib/lxcwrap. Any number of hosts, threads
     and processes may use one root directory at once. Making one clears what killed processes have left there.
-    machinery: in place of the real one, for tests (lxcwrap.testing).
 
     Raises UnsupportedError when not run by root.
     """
 
-    def __init__(self, root: StrPath | None = None, *, machinery: Machinery | None = None) -> None:
-        self._machinery = machinery or _machinery(root)
+    def __init__(self, root: StrPath | None = None) -> None:
+        self._machinery = self._make(root or os.environ.get("LXCWRAP_ROOT") or DEFAULT_ROOT)
         self._machinery.clean()
+
+    def _make(self, root: StrPath) -> Machinery:
+        if os.geteuid() != 0:
+            raise UnsupportedError(
+                "lxcwrap needs root, to set up namespaces, mounts and cgroups", "run this with sudo"
+            )
+        return Machinery(root)
 
     @property
     def root(self) -> Path:
@@ -80,14 +86,6 @@ class Host:
 
     def __repr__(self) -> str:
         return f"<Host {self.root}>"
-
-
-def _machinery(root: StrPath | None) -> Machinery:
-    if os.geteuid() != 0:
-        raise UnsupportedError(
-            "lxcwrap needs root, to set up namespaces, mounts and cgroups", "run this with sudo"
-        )
-    return Machinery(root or os.environ.get("LXCWRAP_ROOT") or DEFAULT_ROOT)
 
 
 def default_host() -> Host:

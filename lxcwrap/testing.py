@@ -53,6 +53,15 @@ class FakeMachinery(Machinery):
         pass
 
 
+class _FakeHost(Host):
+    def __init__(self, root: StrPath, supervisor: FakeSupervisor) -> None:
+        self._supervisor = supervisor
+        super().__init__(root)
+
+    def _make(self, root: StrPath) -> Machinery:
+        return FakeMachinery(root, self._supervisor)
+
+
 @contextmanager
 def fake_host(
     root: StrPath, *, programs: Mapping[str, str] | None = None, images: Sequence[str] = ("busybox",)
@@ -63,7 +72,7 @@ def fake_host(
     other command is not found: exit code 127.
     """
     supervisor = FakeSupervisor({**PROGRAMS, **(programs or {})})
-    host = Host(machinery=FakeMachinery(root, supervisor))
+    host = _FakeHost(root, supervisor)
     try:
         for reference in images:
             host.images.import_rootfs(_empty_tar(), tag=reference)

@@ -374,7 +374,7 @@ def test_the_next_host_clears_what_killed_processes_left(host: Host) -> None:
         for name in ("cd" * 32, "ef" * 32):
             (made.root.containers / name / "upper").mkdir(parents=True)
         (made.root.trash / "x").mkdir()
-        Host(machinery=made)
+        made.clean()
         assert traces(host) == before
 
 
