@@ -1,9 +1,9 @@
 """Death at a chosen line, for tests of what is left behind.
 
-A process that is armed counts the lines of lxcwrap that it executes and sends itself SIGKILL before the n-th, so that
-every point between two lines can be tried. A caller is armed in a fork of the test. The fork-server is armed by its boot
-line; what it and its children do with it is said by the file `run/fault` in the root directory: ``<role> <n>``.
-The first half is imported by the fork-server: no heavy imports.
+A process that is armed counts the lines of lxcwrap that it executes and sends itself SIGKILL before the n-th,
+so that every point between two lines can be tried. A caller is armed in a fork of the test. The fork-server
+is armed by its boot line; what it and its children do with it is said by the file `run/fault` in the root
+directory: ``<role> <n>``. The first half is imported by the fork-server: no heavy imports.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ ID_PREFIX = f"fa{os.getpid():08x}"
 
 
 class Countdown:
-    """A trace function that calls `strike` before the n-th line of lxcwrap. `control`: the file to ask at each role."""
+    """A trace function that calls `strike` before the n-th line of lxcwrap. `control`: the file to ask at
+    each role."""
 
     def __init__(self, strike: Callable[[], None], n: int = 0, control: str | None = None) -> None:
         self.strike = strike
@@ -108,8 +109,8 @@ def arm(root: str) -> None:
 
 @contextmanager
 def armed_server(host: Host) -> Iterator[tuple[Callable[[str, int], None], Callable[[], bool]]]:
-    """Fork-servers of `host` are armed within. Gives two functions: one sets role and line for the first process that
-    executes so many, the other disarms and says whether one has been struck."""
+    """Fork-servers of `host` are armed within. Gives two functions: one sets role and line for the first
+    process that executes so many, the other disarms and says whether one has been struck."""
     from lxcwrap.supervisor import client
 
     before, here = client._BOOT, str(Path(__file__).parents[1])
@@ -141,7 +142,7 @@ def known_ids() -> Iterator[None]:
     import secrets
 
     real = secrets.token_hex
-    secrets.token_hex = lambda nbytes=32: (ID_PREFIX + real(nbytes))[: 2 * nbytes]
+    secrets.token_hex = lambda nbytes=32: (ID_PREFIX + real(nbytes))[: 2 * (nbytes or 32)]
     try:
         yield
     finally:
@@ -160,7 +161,8 @@ def striking(strike: Callable[[], None], n: int) -> Iterator[Countdown]:
 
 
 def killed_at(n: int, work: Callable[[], object]) -> bool:
-    """Do `work` in a fork that is killed before its n-th line; whether that came. What it raises fails the test."""
+    """Do `work` in a fork that is killed before its n-th line; whether that came. What it raises fails the
+    test."""
     assert threading.active_count() == 1, "a fork of a process with threads"
     child = os.fork()
     if child == 0:
@@ -182,8 +184,8 @@ def killed_at(n: int, work: Callable[[], object]) -> bool:
 
 
 def assert_clean(root: Path, *, grace_s: float = 5.0) -> None:
-    """When what was under way has ended, one new `Host` is enough to make the store consistent and leave nothing that
-    no record names."""
+    """When what was under way has ended, one new `Host` is enough to make the store consistent and leave
+    nothing that no record names."""
     from lxcwrap import Host
 
     _until(lambda: _strangers(root), grace_s)
@@ -200,8 +202,8 @@ def _until(look: Callable[[], list[str]], grace_s: float) -> None:
 
 
 def _strangers(root: Path) -> list[str]:
-    """Processes of this root directory, but for the fork-server, those that hold a running container, and those that
-    wait for something to do; and locks of containers that do not run."""
+    """Processes of this root directory, but for the fork-server, those that hold a running container, and
+    those that wait for something to do; and locks of containers that do not run."""
     from lxcwrap.supervisor.client import Supervisor
     from lxcwrap.supervisor.records import Records
 
@@ -218,7 +220,9 @@ def _strangers(root: Path) -> list[str]:
     server = Supervisor(root).pid()
     strangers = ours.keys() - {os.getpid(), server} - holders
     if server is not None:  # its children, and theirs, that have nothing to do
-        strangers -= {pid for pid in strangers if _text(pid, "comm") in ("lxcwrap-nursery", "lxcwrap-waiting")}
+        strangers -= {
+            pid for pid in strangers if _text(pid, "comm") in ("lxcwrap-nursery", "lxcwrap-waiting")
+        }
     return found + [f"process {pid} {_text(pid, 'comm')}" for pid in strangers if ours[pid] not in holders]
 
 
@@ -264,6 +268,10 @@ def _remains(root: Path) -> list[str]:
     for name in rows.keys() & bundles:
         records = Records(root / "containers" / name)
         if (name in alive) != (records.has("run") and not records.has("exit")):
-            found.append(f"{name}: held={name in alive}, run={records.read('run')}, exit={records.read('exit')}")
-    found += [f"mount {line}" for line in Path("/proc/1/mountinfo").read_text().splitlines() if str(root) in line]
+            found.append(
+                f"{name}: held={name in alive}, run={records.read('run')}, exit={records.read('exit')}"
+            )
+    found += [
+        f"mount {line}" for line in Path("/proc/1/mountinfo").read_text().splitlines() if str(root) in line
+    ]
     return found

@@ -93,7 +93,7 @@ def test_the_caller_may_be_killed_at_any_line(
         if not was_struck:
             break
         n += STRIDE
-    print(f"{operation}: {n // STRIDE} points of {n} lines")
+    print(f"{operation}: {n // STRIDE} points of {n} lines")  # noqa: T201  # for pytest -s
 
 
 # --- the supervisor's processes --------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_a_process_of_the_supervisor_may_be_killed_at_any_line(host: Host, who: 
             _finish(host)
             error, n = None, n + STRIDE
     assert error is None
-    print(f"{who}: {n // STRIDE} points of {n} lines")
+    print(f"{who}: {n // STRIDE} points of {n} lines")  # noqa: T201  # for pytest -s
 
 
 # --- what is known of the end ----------------------------------------------------------------------------
@@ -147,7 +147,6 @@ def test_a_process_of_the_supervisor_may_be_killed_at_any_line(host: Host, who: 
 
 def _run_of(container: Container) -> dict[str, int]:
     return container._look().run
-
 
 
 def _kill_server(host: Host) -> None:
@@ -167,7 +166,9 @@ def test_a_killed_monitor_takes_its_container_along_and_the_server_knows_how(hos
 
 
 @pytest.mark.parametrize("also_the_runner", [False, True])
-def test_the_server_knows_the_exit_code_that_a_killed_monitor_did_not_record(host: Host, also_the_runner: bool) -> None:
+def test_the_server_knows_the_exit_code_that_a_killed_monitor_did_not_record(
+    host: Host, also_the_runner: bool
+) -> None:
     """The main process ended by itself; the monitor was killed right then."""
     with host.containers.launch("busybox", sh="sleep 0.3; exit 7", name=NAME) as container:
         run = _run_of(container)
