@@ -229,24 +229,30 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
     """Merge `limits` into the container's: in the kernel first, as only the kernel can refuse."""
     if not isinstance(limits, Limits):
         raise TypeError(f"update takes Limits(...), not {limits!r}")
-    spec = spec_of(machinery, container_id)
-    changed = {key: value for key, value in asdict(limits).items() if value is not None}
-    merged = evolve(spec.limits, **changed)
-    if look(machinery, container_id).state.is_alive:
-        try:
-            machinery.cgroups.apply_limits(container_id, changed)
-        except MissingController as error:
-            raise UnsupportedError(str(error.strerror)) from error
-        except LimitError as error:
-            raise KernelError(error.errno or 0, str(error.strerror)) from error
-    records = machinery.records(container_id)
-    plan = records.read("plan") or {}
-    records.write(
-        "plan", {**plan, "limits": {key: value for key, value in asdict(merged).items() if value is not None}}
-    )
-    with machinery.state.transaction() as change:
+    changed = _given(limits)
+    with machinery.state.transaction() as change:  # two updates at once: one after the other
+        spec = spec_of(machinery, container_id)
+        merged = evolve(spec.limits, **changed)
+        _apply(machinery, container_id, changed)
+        records = machinery.records(container_id)
+        records.write("plan", {**(records.read("plan") or {}), "limits": _given(merged)})
         text = spec_to_json(evolve(spec, limits=merged))
         change.execute("UPDATE containers SET spec = ? WHERE id = ?", (text, container_id))
+
+
+def _given(limits: Limits) -> dict[str, Any]:
+    return {key: value for key, value in asdict(limits).items() if value is not None}
+
+
+def _apply(machinery: Machinery, container_id: str, limits: dict[str, Any]) -> None:
+    if not look(machinery, container_id).state.is_alive:
+        return
+    try:
+        machinery.cgroups.apply_limits(container_id, limits)
+    except MissingController as error:
+        raise UnsupportedError(str(error.strerror)) from error
+    except LimitError as error:
+        raise KernelError(error.errno or 0, str(error.strerror)) from error
 
 
 def remove(machinery: Machinery, container_id: str, name: str, *, force: bool) -> None:
