@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TypeVar, Unpack
 
 from . import lifecycle
@@ -107,9 +107,11 @@ class Containers:
 
         Raises ImageNotFoundError, InvalidSpecError, NameInUseError; then nothing was made.
         """
-        container_id, spec, _ = self._create(image, argv, sh, options, auto_remove=auto_remove)
-        if not self._machinery.publish(container_id):
-            raise ContainerNotFoundError(spec.name)  # removed by another already
+        container_id = secrets.token_hex(32)
+        with self._undone(container_id):
+            spec, _ = self._create(container_id, image, argv, sh, options, auto_remove=auto_remove)
+            if not self._machinery.publish(container_id):
+                raise ContainerNotFoundError(spec.name)  # removed by another already
         return Container(self._machinery, container_id)
 
     def launch(
@@ -126,13 +128,11 @@ class Containers:
         `auto_remove`: it removes itself when it ends. Raises as `create` and `Container.start`; then nothing
         is left.
         """
-        container_id, spec, slot = self._create(image, argv, sh, options, auto_remove=auto_remove)
-        try:
+        container_id = secrets.token_hex(32)
+        with self._undone(container_id):
+            spec, slot = self._create(container_id, image, argv, sh, options, auto_remove=auto_remove)
             lifecycle.run_up(self._machinery, container_id, spec, slot)
             self._machinery.publish(container_id)
-        except BaseException:
-            lifecycle.discard(self._machinery, container_id)
-            raise
         return Container(self._machinery, container_id)
 
     def run(
@@ -155,19 +155,17 @@ class Containers:
         input = None if input is None else input_bytes(input)
         if options.get("tty"):
             raise InvalidSpecError("run() collects output and has no terminal: use launch(tty=True)")
-        container_id, spec, slot = self._create(image, argv, sh, options, auto_remove=True)
-        streams = Streams(DEVNULL if input is None else PIPE, PIPE, PIPE)
-        try:
-            with lifecycle.begin(self._machinery, container_id, spec, slot, streams) as conversation:
+        container_id = secrets.token_hex(32)
+        with self._undone(container_id):
+            spec, slot = self._create(container_id, image, argv, sh, options, auto_remove=True)
+            with (
+                Streams(DEVNULL if input is None else PIPE, PIPE, PIPE) as streams,
+                lifecycle.begin(self._machinery, container_id, spec, slot, streams) as conversation,
+            ):
                 transfer = Transfer(
                     streams.files.get("stdin"), streams.files["stdout"], streams.files["stderr"], input
                 )
                 ended = self._until_end(conversation, transfer, container_id, spec, timeout_s)
-        except BaseException:
-            lifecycle.discard(self._machinery, container_id)
-            raise
-        finally:
-            streams.close()
         lifecycle.forget_row(self._machinery, container_id)  # its monitor clears the rest, while we go on
         if ended["exit_code"] is None:
             raise lifecycle.start_error(spec.name, ended)
@@ -230,28 +228,34 @@ class Containers:
                     removed.append(name)
         return removed
 
+    @contextmanager
+    def _undone(self, container_id: str) -> Iterator[None]:
+        """If the block raises, there is no such container."""
+        try:
+            yield
+        except BaseException:
+            lifecycle.discard(self._machinery, container_id)
+            raise
+
     def _create(
         self,
+        container_id: str,
         image: str | Image,
         argv: Sequence[str] | None,
         sh: str | None,
         options: ContainerOptions,
         *,
         auto_remove: bool,
-    ) -> tuple[str, ContainerSpec, int | None]:
+    ) -> tuple[ContainerSpec, int | None]:
+        """Its spec and the slot of its id range. Until `Machinery.publish` this process answers for it."""
         machinery = self._machinery
-        container_id = secrets.token_hex(32)
         found = self._images.resolve(image)
         spec = make_spec(
             found.id, found.config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )
-        try:
-            slot = self._record(container_id, spec)
-            self._furnish(container_id, spec, machinery.idmap(slot))
-        except BaseException:
-            machinery.forget(container_id)
-            raise
-        return container_id, spec, slot
+        slot = self._record(container_id, spec)
+        self._furnish(container_id, spec, machinery.idmap(slot))
+        return spec, slot
 
     def _record(self, container_id: str, spec: ContainerSpec) -> int | None:
         """The intent: a row that tells the next `Host` what to clear, should we die. The slot of its ids."""

@@ -79,6 +79,14 @@ class Streams:
         while self._to_close:
             os.close(self._to_close.pop())
 
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
         self.sent()
         for file in self.files.values():
@@ -147,9 +155,9 @@ class Popen:
         self.oom_killed = bool(answer.get("oom_killed"))
 
     def _close_conversation(self) -> None:
-        if self._conversation is not None:
-            self._conversation.close()
-            self._conversation = None
+        conversation, self._conversation = self._conversation, None
+        if conversation is not None:
+            conversation.close()
 
     @property
     def exit_code(self) -> int | None:
@@ -241,10 +249,12 @@ class Popen:
                 with suppress(BrokenPipeError):
                     file.close()
         try:
-            if error is not None and self._conversation is not None:
-                self.kill()  # an interrupted or failed block must not wait for ever
-            if self._conversation is not None:
+            if self._conversation is not None and error is None:
                 self.wait()
+            elif self._conversation is not None:
+                self.kill()  # an interrupted or failed block must not wait for ever
+                with suppress(SupervisorError):  # the error there is matters more
+                    self.wait()
         finally:
             self.close()
 

@@ -15,7 +15,14 @@ from typing import Any
 
 from . import lifecycle
 from .drivers.pidfd import start_time
-from .errors import CallError, ExecError, SupervisorError, TimeoutExpired, WrongStateError
+from .errors import (
+    CallError,
+    ContainerNotFoundError,
+    ExecError,
+    SupervisorError,
+    TimeoutExpired,
+    WrongStateError,
+)
 from .execution import PIPE, Popen, Stream, Streams, checked, input_bytes
 from .inroot import Root
 from .machinery import Machinery
@@ -335,8 +342,13 @@ def _root_of(pid: int, start: int) -> int | None:
 @contextmanager
 def _mounted(machinery: Machinery, container_id: str, name: str) -> Iterator[int]:
     records = machinery.records(container_id)
-    lock = records.hold(10.0)  # a start must wait: one overlay must not be mounted twice at a time
     try:
+        held = records.held(10.0)  # a start must wait: one overlay must not be mounted twice at a time
+    except FileNotFoundError:
+        raise ContainerNotFoundError(name) from None
+    except BlockingIOError:
+        raise SupervisorError(f"{name}: its files are in use, or it was just started", "try again") from None
+    with held:
         message = {"op": "mount", "plan": records.read("plan")}
         with machinery.supervisor.ask(message, what=f"access to files of {name}") as conversation:
             answer, fds = conversation.receive()
@@ -346,5 +358,3 @@ def _mounted(machinery: Machinery, container_id: str, name: str) -> Iterator[int
             yield fds[0]
         finally:
             os.close(fds[0])
-    finally:
-        os.close(lock)

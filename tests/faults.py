@@ -2,7 +2,7 @@
 
 A process that is armed counts the lines of lxcwrap that it executes and sends itself SIGKILL before the n-th,
 so that every point between two lines can be tried. A caller is armed in a fork of the test. The fork-server
-is armed by its boot line; what it and its children do with it is said by the file `run/fault` in the root
+is armed by its boot line; which of its processes is struck is said by the file `run/fault` in the root
 directory: ``<role> <n>``. The first half is imported by the fork-server: no heavy imports.
 """
 
@@ -38,8 +38,7 @@ ID_PREFIX = f"fa{os.getpid():08x}"
 
 
 class Countdown:
-    """A trace function that calls `strike` before the n-th line of lxcwrap. `control`: the file to ask at
-    each role."""
+    """A trace function: calls `strike` before the n-th line of lxcwrap. control: file to ask at each role."""
 
     def __init__(self, strike: Callable[[], None], n: int = 0, control: str | None = None) -> None:
         self.strike = strike
@@ -109,8 +108,8 @@ def arm(root: str) -> None:
 
 @contextmanager
 def armed_server(host: Host) -> Iterator[tuple[Callable[[str, int], None], Callable[[], bool]]]:
-    """Fork-servers of `host` are armed within. Gives two functions: one sets role and line for the first
-    process that executes so many, the other disarms and says whether one has been struck."""
+    """Fork-servers of `host` are armed within. Gives two functions: one sets role and line, for the first
+    process that executes so many; the other disarms, and says whether one has been struck."""
     from lxcwrap.supervisor import client
 
     before, here = client._BOOT, str(Path(__file__).parents[1])
@@ -142,7 +141,7 @@ def known_ids() -> Iterator[None]:
     import secrets
 
     real = secrets.token_hex
-    secrets.token_hex = lambda nbytes=32: (ID_PREFIX + real(nbytes))[: 2 * (nbytes or 32)]
+    secrets.token_hex = lambda nbytes=None: (ID_PREFIX + real(nbytes))[: 2 * (nbytes or 32)]
     try:
         yield
     finally:
@@ -161,8 +160,7 @@ def striking(strike: Callable[[], None], n: int) -> Iterator[Countdown]:
 
 
 def killed_at(n: int, work: Callable[[], object]) -> bool:
-    """Do `work` in a fork that is killed before its n-th line; whether that came. What it raises fails the
-    test."""
+    """Do `work` in a fork that is killed before its n-th line; whether that came. It must not raise."""
     assert threading.active_count() == 1, "a fork of a process with threads"
     child = os.fork()
     if child == 0:
@@ -184,7 +182,7 @@ def killed_at(n: int, work: Callable[[], object]) -> bool:
 
 
 def assert_clean(root: Path, *, grace_s: float = 5.0) -> None:
-    """When what was under way has ended, one new `Host` is enough to make the store consistent and leave
+    """When what was under way has ended, one new `Host` is enough to make the store consistent and to leave
     nothing that no record names."""
     from lxcwrap import Host
 

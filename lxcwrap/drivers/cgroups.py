@@ -53,6 +53,7 @@ class CgroupHost:
         self.is_v2 = os.path.exists(f"{self.base}/cgroup.controllers")
         self._by_controller = self._open_v2() if self.is_v2 else self._open_v1()
         self._hierarchies = tuple(dict.fromkeys(self._by_controller.values()))
+        self._first_namespace = _mount_namespace()
 
     def _open_v1(self) -> dict[str, int]:
         """Controllers may share a hierarchy (``cpu,cpuacct``), reached by symlinks of their names."""
@@ -188,11 +189,11 @@ class CgroupHost:
     def hide_from_liblxc(self) -> None:
         """Keep liblxc from placing processes itself, as `entry_fds` do it. Nothing on v2.
 
-        The caller must be in a mount namespace of its own.
+        The caller must have left the mount namespace in which this object was made.
         """
         if self.is_v2:
             return
-        if os.stat("/proc/self/ns/mnt").st_ino == os.stat(f"/proc/{os.getppid()}/ns/mnt").st_ino:
+        if _mount_namespace() == self._first_namespace:
             raise RuntimeError("cgroups must not be hidden from the whole host")
         syscalls.mount("none", self.base, "tmpfs", _MS_RDONLY | _MS_NOSUID_NODEV_NOEXEC, "size=4k")
 
@@ -392,6 +393,10 @@ class CgroupHost:
                     yield fd
                 finally:
                     os.close(fd)
+
+
+def _mount_namespace() -> int:
+    return os.stat("/proc/self/ns/mnt").st_ino
 
 
 def _init_directory(base: str) -> str:

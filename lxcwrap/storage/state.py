@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from _thread import _local
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
+_TIMEOUT_S = 30.0  # of waiting for another's change
 # Appended to, never edited: a store of any older version is brought forward on open.
 MIGRATIONS = (
     """
@@ -62,15 +64,22 @@ class State:
     def connection(self) -> sqlite3.Connection:
         """This thread's connection, for reading. A forked child gets its own: none must cross fork."""
         own: _Own | None = getattr(self._local, "own", None)
-        if own is None or own.pid != os.getpid():
+        if own is not None and own.pid != os.getpid():
+            # First: as long as it is open, SQLite takes the parent's locks on the file for this process' own.
+            own.connection.close()
+            own = None
+        if own is None:
             own = self._local.own = _Own(self._open())
         return own.connection
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self._path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
         connection.row_factory = sqlite3.Row
+        _use_wal(connection)
         # NORMAL: after a power cut the last changes may be missing, never half there; no fsync per change.
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version < len(MIGRATIONS):
@@ -96,20 +105,42 @@ class State:
             connection.execute("ROLLBACK")
             raise
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Transaction:
         """One change: all or nothing. Others wait for it (IMMEDIATE), so read-then-write is safe inside."""
-        connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+        return Transaction(self.connection)
 
     def close(self) -> None:
         self._local.own = None
+
+
+class Transaction:
+    """A ``with`` that an interrupt does not leave open: all others would wait. If one comes at the very call of
+    `__exit__` the thread's next transaction, such as that of the clean-up, ends it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._roll_back()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._roll_back()
+            raise
+        return self._connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._connection.execute("COMMIT")
+        finally:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
 
 class _Own:
@@ -123,6 +154,19 @@ class _Own:
     def __del__(self) -> None:
         if self.pid == os.getpid():
             self.connection.close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    # The first time this needs the whole file to itself, and SQLite does not wait for that.
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -61,6 +61,10 @@ class Conversation:
             answer = wire.receive(self._sock)
         except (OSError, ValueError) as error:
             raise SupervisorError(f"{self._what}: no answer", str(error)) from error
+        except BaseException:
+            # Interrupted, maybe within an answer: what follows would make no sense.
+            self._sock.shutdown(socket.SHUT_RDWR)
+            raise
         if answer is None:
             raise SupervisorError(
                 f"{self._what}: its process ended before it answered",

@@ -38,19 +38,22 @@ def _lock(fd: int, kind: int) -> bool:
 
 
 class Held:
-    """The lock, held by `fd`."""
+    """The lock, held by `fd` until the end of a ``with``, or until nobody knows of it any more."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_error: object) -> None:
-        _lock(
-            self._fd, fcntl.F_UNLCK
-        )  # not by closing alone: a forked child of this process has the descriptor, too
-        os.close(self._fd)
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            # Not by closing alone: a forked child of this process has the descriptor, too.
+            _lock(fd, fcntl.F_UNLCK)
+            os.close(fd)
+
+    __del__ = __exit__
 
 
 class Records:
@@ -105,23 +108,35 @@ class Records:
     def hold(self, timeout_s: float) -> int:
         """Take the lock; the descriptor returned holds it. Raises BlockingIOError: the container runs, or
         another keeps the lock for `timeout_s` seconds; FileNotFoundError: it was removed."""
-        fd = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._open_lock()
         try:
-            deadline = time.monotonic() + timeout_s
-            while not _lock(fd, fcntl.F_WRLCK):
-                if self.monitor_lives() or time.monotonic() > deadline:
-                    raise BlockingIOError(f"{self.path} is in use by another process")
-                time.sleep(0.001)
-            if not os.path.samestat(os.fstat(fd), os.stat(f"{self.path}/lock")):
-                raise FileNotFoundError(f"{self.path} was removed")
-            return fd
+            self._take(fd, timeout_s)
         except BaseException:
             os.close(fd)
             raise
+        return fd
 
     def held(self, timeout_s: float) -> Held:
         """`hold`, until the end of a ``with``."""
-        return Held(self.hold(timeout_s))
+        held = Held(self._open_lock())
+        try:
+            self._take(held.fd, timeout_s)
+        except BaseException:
+            held.__exit__()
+            raise
+        return held
+
+    def _open_lock(self) -> int:
+        return os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _take(self, fd: int, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not _lock(fd, fcntl.F_WRLCK):
+            if self.monitor_lives() or time.monotonic() > deadline:
+                raise BlockingIOError(f"{self.path} is in use by another process")
+            time.sleep(0.001)
+        if not os.path.samestat(os.fstat(fd), os.stat(f"{self.path}/lock")):
+            raise FileNotFoundError(f"{self.path} was removed")
 
     def monitor_lives(self) -> bool | None:
         """Of the present run; None when there is none."""

@@ -174,8 +174,9 @@ class Holder:
                 from lxcwrap.drivers import mounts
                 from lxcwrap.drivers.cgroups import CgroupHost
 
+                cgroups = CgroupHost()
                 mounts.private_mount_namespace()
-                CgroupHost().hide_from_liblxc()
+                cgroups.hide_from_liblxc()
             for target, fd in enumerate((self._ends[0][0], self._ends[1][1], self._ends[2][1])):
                 os.dup2(fd, target)
             code = runtime.driver().start(runtime.name, config, argv, keep_fds=keep_fds)

@@ -93,7 +93,7 @@ def test_the_caller_may_be_killed_at_any_line(
         if not was_struck:
             break
         n += STRIDE
-    print(f"{operation}: {n // STRIDE} points of {n} lines")  # noqa: T201  # for pytest -s
+    record_property("lines", n)
 
 
 # --- the supervisor's processes --------------------------------------------------------------------------
@@ -122,7 +122,9 @@ SUPERVISOR = {
 
 
 @pytest.mark.parametrize("who", SUPERVISOR)
-def test_a_process_of_the_supervisor_may_be_killed_at_any_line(host: Host, who: str) -> None:
+def test_a_process_of_the_supervisor_may_be_killed_at_any_line(
+    host: Host, who: str, record_property: Callable[[str, object], None]
+) -> None:
     """Its caller gets an answer or an error of ours, and never waits for ever; the rest goes on."""
     role, act = SUPERVISOR[who]
     n = 1
@@ -139,7 +141,7 @@ def test_a_process_of_the_supervisor_may_be_killed_at_any_line(host: Host, who: 
             _finish(host)
             error, n = None, n + STRIDE
     assert error is None
-    print(f"{who}: {n // STRIDE} points of {n} lines")  # noqa: T201  # for pytest -s
+    record_property("lines", n)
 
 
 # --- what is known of the end ----------------------------------------------------------------------------
