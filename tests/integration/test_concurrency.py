@@ -348,7 +348,7 @@ def _life(host: Host) -> None:
 @pytest.mark.parametrize("act", [_run, _life])
 def test_an_interrupt_at_any_line_leaves_nothing(host: Host, act: Callable[[Host], None]) -> None:
     """Ctrl-C in a notebook: what was begun is undone, and the host goes on being used."""
-    stride = int(os.environ.get("LXCWRAP_TEST_FAULT_STRIDE", "37"))
+    stride = int(os.environ.get("LXCWRAP_TEST_FAULT_STRIDE", "89"))
 
     def interrupt_all() -> None:
         n, interrupted = 1, True

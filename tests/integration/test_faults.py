@@ -17,8 +17,8 @@ from tests import faults
 from tests.faults import assert_clean
 from tests.polling import eventually
 
-# Every how many lines one is struck. 1 tries them all, in some minutes.
-STRIDE = int(os.environ.get("LXCWRAP_TEST_FAULT_STRIDE", "17"))
+# Every how many lines one is struck. 1 tries them all, in half an hour.
+STRIDE = int(os.environ.get("LXCWRAP_TEST_FAULT_STRIDE", "89"))
 NAME = "victim"
 
 
