@@ -77,11 +77,18 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.node.get_closest_marker("lxc"):
         yield
         return
-    request.getfixturevalue("shared_root")
+    _wake_server(request.getfixturevalue("shared_root"))
     base = request.getfixturevalue("roots")
     before = leaks.snapshot(base)
     yield
     leaks.assert_same(before, base)
+
+
+def _wake_server(root: Path) -> None:
+    """The shared fork-server ends when it was idle for a minute: then its return is nothing that a test left."""
+    from lxcwrap.supervisor.client import Supervisor
+
+    Supervisor(root).ask({"op": "hello", "retire": False}, what="hello").close()
 
 
 @pytest.fixture
