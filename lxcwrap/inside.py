@@ -261,7 +261,7 @@ def call(
             "id": container_id,
             "lxc_path": str(machinery.root.containers),
             "env": _env_list(spec.env),
-            "seccomp": _filter(machinery, spec).hex(),
+            "seccomp": _filter(machinery, spec),
             "capabilities": capability_mask(spec.security),
             "stdio": [],
         }
@@ -297,12 +297,13 @@ def _why(conversation: Any) -> str:
     return "its process was killed"
 
 
-def _filter(machinery: Machinery, spec: ContainerSpec) -> bytes:
+def _filter(machinery: Machinery, spec: ContainerSpec) -> str | None:
+    """Path of the seccomp filter that our init would load."""
     if not uses_own_filter(spec.security):
-        return b""
+        return None
     from .drivers.seccomp import ensure_filter
 
-    return ensure_filter(machinery.root.cache, capabilities(spec.security)).read_bytes()
+    return str(ensure_filter(machinery.root.cache, capabilities(spec.security)))
 
 
 # --- its root ---

@@ -38,7 +38,7 @@ def call_function(request: wire.Message, client: socket.socket, fds: list[int], 
     with os.fdopen(payload_fd, "rb") as file:
         prepared = call.prepare_call(file.read())
     stdio = standard_streams(request["stdio"], fds[2:])
-    seccomp = bytes.fromhex(request["seccomp"])
+    seccomp = _read(request["seccomp"]) if request["seccomp"] else b""
     entry_fds = cgroups.entry_fds(request["id"])
 
     def inside(_: object) -> int:
@@ -59,6 +59,11 @@ def call_function(request: wire.Message, client: socket.socket, fds: list[int], 
     os.close(result_fd)
     close_all(tuple(set(stdio)))
     follow(pid, client, None)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def mount_root(request: wire.Message, client: socket.socket, fds: list[int], cgroups: CgroupHost) -> None:

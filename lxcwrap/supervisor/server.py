@@ -151,6 +151,10 @@ class Server:
             return
         try:
             self._dispatch(request, connection, fds)
+        except BrokenPipeError:
+            pass  # the caller has gone
+        except Exception:  # one request must not end the server of all others; its caller sees the connection end
+            traceback.print_exc()
         finally:
             close_all(fds)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lxcwrap import Container, Host, LxcwrapError, State
+from lxcwrap import Container, Host, LxcwrapError, State, SupervisorError
 from lxcwrap.drivers.pidfd import start_time
+from lxcwrap.supervisor.client import Supervisor
 from tests import faults
 from tests.faults import assert_clean
 from tests.polling import eventually
@@ -262,3 +263,23 @@ def test_an_undertaker_may_be_killed_at_any_line(host: Host) -> None:
             struck = was_struck()
             _finish(host)
             n += 4 * STRIDE  # as each one waits in vain for the one that was killed
+
+
+def test_requests_that_make_no_sense_do_not_end_the_server(host: Host) -> None:
+    """Nor does a caller that is gone before its answer: each is answered by the end of its connection."""
+    supervisor = Supervisor(host.root)
+    supervisor.ask({"op": "hello", "retire": False}, what="hello").close()
+    pid = supervisor.pid()
+    nonsense: tuple[dict[str, object], ...] = (
+        {"op": "hello"},
+        {"op": "launch"},
+        {"op": "exec", "id": "x" * 64},
+        {"op": "call"},
+        {"op": 1},
+        {},
+    )
+    for request in nonsense:
+        supervisor.ask(request, what="nonsense").close()
+        with supervisor.ask(request, what="nonsense") as conversation, suppress(SupervisorError):
+            conversation.receive()
+    assert supervisor.pid() == pid
