@@ -153,7 +153,7 @@ class Server:
             self._dispatch(request, connection, fds)
         except BrokenPipeError:
             pass  # the caller has gone
-        except Exception:  # one request must not end the server of all others; its caller sees the connection end
+        except Exception:  # one request must not end the server of all; its caller sees the connection end
             traceback.print_exc()
         finally:
             close_all(fds)
