@@ -13,10 +13,9 @@ What it guards against (each was met for real; docs/explanation/lxc-facts):
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 
-from . import AttachRefused, StartRefused
+from . import AttachRefused, StartRefused, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -161,10 +160,6 @@ def _exit_code(number: int) -> int:
 
 
 def _close_on_exec_from_3(*, but: Collection[int]) -> None:
-    for entry in os.listdir("/proc/self/fd"):
-        fd = int(entry)
-        if fd > 2:
-            try:
-                fcntl.fcntl(fd, fcntl.F_SETFD, 0 if fd in but else fcntl.FD_CLOEXEC)
-            except OSError:
-                pass  # the descriptor of the listing itself
+    syscalls.close_on_exec_from(3)
+    for fd in but:
+        os.set_inheritable(fd, True)

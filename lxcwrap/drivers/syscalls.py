@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PIDFD_SEND_SIGNAL, OPEN_TREE, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT = 424, 428, 429, 430, 431, 432
-MOUNT_SETATTR = 442
+CLOSE_RANGE, MOUNT_SETATTR = 436, 442
 
 _PR_CAPBSET_DROP, _CAPABILITY_VERSION_3 = 24, 0x20080522
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 4, 15, 22, 36
@@ -87,6 +87,11 @@ def limit_capabilities(mask: int) -> None:
 
 def personality(persona: int) -> None:
     _checked(_personality(persona), "personality", None)
+
+
+def close_on_exec_from(first: int) -> None:
+    """Mark all descriptors from `first` on close-on-exec. Linux 5.11."""
+    syscall("close_range", CLOSE_RANGE, first, 0xFFFFFFFF, 4)
 
 
 def set_process_name(name: str) -> None:

@@ -114,8 +114,8 @@ class State:
 
 
 class Transaction:
-    """A ``with`` that an interrupt does not leave open: all others would wait. If one comes at the very call of
-    `__exit__` the thread's next transaction, such as that of the clean-up, ends it."""
+    """A ``with`` that an interrupt does not leave open: all others would wait. If one comes at the very call
+    of `__exit__` the thread's next transaction, such as that of the clean-up, ends it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

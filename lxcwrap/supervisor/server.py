@@ -32,6 +32,8 @@ from .standby import Standby, Worker, attacher_for, executor
 from .undertaker import bury, is_settled
 
 _IDLE_S = 60.0
+# How long after a launch, the start of its init, and an exec the next is not yet prepared.
+_START_S, _SHORT_S, _EXEC_S = 0.05, 0.008, 0.005
 _BURY_TIMEOUT_S = 10.0
 
 
@@ -55,6 +57,9 @@ class Server:
         self.wanted: set[str] = set()  # kinds of work that were asked for: more may follow
         self.cgroups = CgroupHost()
         self.retired = False
+        self.busy_until = (
+            0.0  # a start or exec is under way, and is not to share the processors with preparations
+        )
         self.poll = select.poll()
         self.held: dict[int, Held] = {}  # by a pidfd of the monitor
         # Starters send what container it is and a pidfd of its init.
@@ -75,9 +80,8 @@ class Server:
         """Until retired, or idle for a while."""
         last = time.monotonic()
         while not self.retired:
-            # First the requests; when there is none, one step of preparation; then sleep.
             try:
-                ready = self.poll.poll(0) or (None if self._prepare_one() else self.poll.poll(1000))
+                ready = self._next()
                 for fd, _event in ready or ():
                     self._attend(fd)
                     last = time.monotonic()
@@ -87,6 +91,16 @@ class Server:
             if not ready and time.monotonic() - last > _IDLE_S:
                 break
         self._retire()
+
+    def _next(self) -> list[tuple[int, int]] | None:
+        """First what comes in; then, if nothing is under way that wants the processors, one step of
+        preparation (None); then sleep, for a while."""
+        wait_s = self.busy_until - time.monotonic()
+        if wait_s > 0 and (ready := self.poll.poll(wait_s * 1000)):
+            return ready
+        if ready := self.poll.poll(0):
+            return ready
+        return None if self._prepare_one() else self.poll.poll(1000)
 
     def _retire(self) -> None:
         """Answer those who have connected; no more can. Monitors clear up by themselves from now on."""
@@ -121,6 +135,7 @@ class Server:
                 for monitor_fd, held in self.held.items():
                     if fds and held.order["id"] == name.decode():
                         self.held[monitor_fd] = held._replace(init=fds.pop())
+                        self.busy_until = time.monotonic() + _SHORT_S
                 close_all(fds)
 
     def _hold(self, order: wire.Message, standby: Standby) -> None:
@@ -173,6 +188,7 @@ class Server:
             wire.send(connection, {"error": f"unknown request {operation!r}"})
 
     def _launch(self, order: wire.Message, connection: socket.socket, fds: list[int]) -> None:
+        self.busy_until = time.monotonic() + _START_S
         base = order["id_base"]
         pair = self.pool.take(base)
         while not (standby := self.standby or self._new_standby()).launch(order, connection, fds, pair):
@@ -195,6 +211,7 @@ class Server:
     def _work(self, kind: str, request: wire.Message, connection: socket.socket, fds: list[int]) -> None:
         while not (self.workers.pop(kind, None) or self._new_worker(kind)).serve(request, connection, fds):
             continue  # the one that waited was killed
+        self.busy_until = time.monotonic() + _EXEC_S
         self.wanted.add(kind)
 
     def _new_worker(self, kind: str) -> Worker:
