@@ -85,7 +85,7 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _wake_server(root: Path) -> None:
-    """The shared fork-server ends when it was idle for a minute: then its return is nothing that a test left."""
+    """The shared fork-server ends when it was idle for a minute: its return is nothing that a test left."""
     from lxcwrap.supervisor.client import Supervisor
 
     Supervisor(root).ask({"op": "hello", "retire": False}, what="hello").close()
