@@ -35,7 +35,7 @@ def test_requests_that_make_no_sense_do_not_end_the_server(host: Host) -> None:
 
 @pytest.mark.parametrize("tty", [False, True])
 def test_a_command_that_ends_at_once_has_been_started_and_its_end_is_known(host: Host, tty: bool) -> None:
-    """However its processes are scheduled: the start is told before the end, and the end is recorded after it."""
+    """However its processes are scheduled: the start is told before the end, the end recorded after it."""
     for _ in range(10):
         with host.containers.launch("busybox", sh="echo said; exit 6", tty=tty) as container:
             assert container.wait(timeout_s=10) == 6
