@@ -177,7 +177,7 @@ class Server:
         operation = request.get("op")
         if operation == "hello":
             self.retired |= request["retire"]
-            wire.send(connection, {"pid": os.getpid()})
+            _answer(connection, {"pid": os.getpid()})
         elif operation == "launch":
             self._launch(request, connection, fds)
         elif operation == "exec":
@@ -185,7 +185,7 @@ class Server:
         elif operation in attacher.OPERATIONS:
             self._work("attach", request, connection, fds)
         else:
-            wire.send(connection, {"error": f"unknown request {operation!r}"})
+            _answer(connection, {"error": f"unknown request {operation!r}"})
 
     def _launch(self, order: wire.Message, connection: socket.socket, fds: list[int]) -> None:
         self.busy_until = time.monotonic() + _START_S
@@ -204,7 +204,7 @@ class Server:
             entry_fds = self.cgroups.entry_fds(request["id"])
         except FileNotFoundError:
             answer = {"event": "exited", "exit_code": None, "error": "the container does not run"}
-            return wire.send(connection, answer)
+            return _answer(connection, answer)
         self._work("exec", request, connection, [*fds, *entry_fds])
         close_all(entry_fds)
 
@@ -260,6 +260,11 @@ class Server:
             worker.close()
         for held in self.held.values():
             held.standby.close()
+
+
+def _answer(connection: socket.socket, message: wire.Message) -> None:
+    with suppress(OSError):  # it has not waited
+        wire.send(connection, message)
 
 
 def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
