@@ -71,6 +71,14 @@ class LxcDriver:
 
     def __init__(self, lxc_path: str) -> None:
         self._lxc_path = lxc_path
+        self._prepared: dict[str, Any] = {}
+
+    def prepare(self, name: str, config: Sequence[tuple[str, str]]) -> None:
+        """Take settings for a `start` that comes later, with more of them."""
+        container = self._prepared[name] = self._container(name)
+        container.clear_config()
+        for key, value in config:
+            _append(container, key, value)
 
     def _container(self, name: str) -> Any:
         return _lxc.Container(name, self._lxc_path)
@@ -82,8 +90,9 @@ class LxcDriver:
 
         The process' own 0, 1, 2 and `keep_fds` become init's. Raises StartRefused.
         """
-        container = self._container(name)
-        container.clear_config()
+        if name not in self._prepared:
+            self.prepare(name, ())
+        container = self._prepared.pop(name)
         for key, value in config:
             _append(container, key, value)
         _check_rootfs(container, dict(config).get("lxc.rootfs.path", ""))

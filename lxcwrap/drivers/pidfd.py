@@ -49,6 +49,7 @@ def exit_code_of(pidfd: int | None, *, wait_s: float) -> int | None:
     if pidfd is None:
         return None
     deadline = time.monotonic() + wait_s
+    pause_s = 0.00002
     while True:
         buffer = bytearray(struct.pack("<Q", _INFO_EXIT) + bytes(56))
         try:
@@ -59,7 +60,8 @@ def exit_code_of(pidfd: int | None, *, wait_s: float) -> int | None:
             return _code(buffer)
         if time.monotonic() > deadline:
             return None
-        time.sleep(0.0002)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.001)
 
 
 def _code(buffer: bytearray) -> int:

@@ -95,12 +95,13 @@ class Monitor:
         self.order = order
         self.bundle: str = order["bundle"]
         self.records = Records(self.bundle)
+        hand(self.reports, self.bundle)  # it may read the plan meanwhile
         self.lock_fd = self.records.hold(_LOCK_TIMEOUT_S)
         self.records.remove("run")  # first: a run without an end is one whose monitor was killed
         self.records.remove("exit")
         count = len(order["stdio"])
         stdio = self._stdio(dict(zip(order["stdio"], fds[:count], strict=True)))
-        hand(self.reports, (self.bundle, os.getpid()), [client.fileno(), *stdio, *fds[count:]])
+        hand(self.reports, os.getpid(), [client.fileno(), *stdio, *fds[count:]])
         for fd in {*stdio, *fds}:
             os.close(fd)
         self._hear(self.reports.fileno(), self._starter_reports)

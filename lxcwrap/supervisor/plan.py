@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,7 +38,7 @@ _INIT_CAPABILITIES = frozenset("CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETPCAP SE
 # State of the kernel that is the host's: files are hidden under /dev/null, directories under an empty tmpfs.
 _MASKED_FILES = "kcore keys latency_stats timer_list timer_stats sched_debug".split()
 _MASKED_DIRECTORIES = "proc/acpi proc/asound proc/scsi sys/firmware sys/devices/virtual/powercap".split()
-_READ_ONLY = "proc/bus proc/fs proc/irq proc/sysrq-trigger".split()
+_READ_ONLY = "proc/bus proc/fs proc/irq".split()  # /proc/sys and sysrq-trigger are liblxc's, by proc:mixed
 
 Plan = dict[str, Any]
 Config = list[tuple[str, str]]
@@ -201,7 +202,12 @@ def process_config(spec: ContainerSpec) -> Iterator[tuple[str, str]]:
         yield "lxc.proc.oom_score_adj", str(spec.oom_score_adj)
 
 
-def _masks(host: Path) -> Iterator[tuple[str, str]]:
+@cache  # what a host has of these does not change
+def _masks(host: Path) -> tuple[tuple[str, str], ...]:
+    return tuple(_find_masks(host))
+
+
+def _find_masks(host: Path) -> Iterator[tuple[str, str]]:
     for name in _MASKED_FILES:
         if (host / "proc" / name).exists():
             yield "lxc.mount.entry", f"/dev/null proc/{name} none bind,optional 0 0"

@@ -81,7 +81,7 @@ class Records:
 
         temporary = f"{self.path}/.{name}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8", opener=_private) as file:
-            json.dump(record, file)
+            file.write(json.dumps(record))
         os.rename(temporary, f"{self.path}/{name}.json")
 
     def begin(self, run: Record) -> None:

@@ -19,7 +19,7 @@ from ..drivers.paths import open_in_root
 from ..ids import IdMap
 from . import volumes
 
-_supports_descriptors = cache(mounts.supports_descriptor_lowers)
+supports_descriptors = cache(mounts.supports_descriptor_lowers)
 Plan = Mapping[str, Any]
 _MAX_LINKS = 40  # as the kernel (path_resolution(7))
 _DATA = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
@@ -38,7 +38,7 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
     lowers: list[int] = []
     try:
         lowers += (mounts.idmapped_clone(path, userns_fd, mounts.NODEV) for path in plan["lowers"])
-        if _supports_descriptors() if by_descriptors is None else by_descriptors:
+        if supports_descriptors() if by_descriptors is None else by_descriptors:
             return mounts.overlay_by_descriptors(
                 lowers, upper, work, options=options, attributes=mounts.NODEV
             )
@@ -59,6 +59,7 @@ def mount_all(plan: Plan, userns_fd: int | None) -> str:
     root_fd = overlay(plan, userns_fd)
     try:
         mounts.attach(root_fd, rootfs)
+        os.makedirs(f"{plan['bundle']}/files", exist_ok=True)
         for name, text in plan["files"].items():
             source = f"{plan['bundle']}/files/{posixpath.basename(name)}"
             _write(source, text, idmap.base)
@@ -144,8 +145,10 @@ def _make(parent_fd: int, name: str, idmap: IdMap, *, is_dir: bool) -> str | Non
 
 def _write(path: str, text: str, owner: int) -> None:
     """A file of the container's root, on disk too: it may become a set-user-ID program, but not ours."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        os.fchown(file.fileno(), owner, owner)
-        file.write(text)
-        os.fchmod(file.fileno(), 0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchown(fd, owner, owner)
+        os.write(fd, text.encode())
+        os.fchmod(fd, 0o644)
+    finally:
+        os.close(fd)

@@ -26,11 +26,18 @@ def stand_by(monitor: int, orders_fd: int, result_fd: int) -> NoReturn:
         if os.getppid() != monitor:
             os._exit(1)
         os.setsid()
-        received = take(unix_socket(orders_fd))
-        if received is None:
-            os._exit(1)  # the starter failed, and has said why; or there was nothing to do
+        orders = unix_socket(orders_fd)
+        first = take(orders)
+        if first is None:
+            os._exit(1)  # there was nothing to do
         syscalls.set_process_name("lxcwrap-runner")
-        code = _start(*received)
+        name, lxc_path, config = first[0]
+        driver = LxcDriver(lxc_path)
+        driver.prepare(name, config)
+        rest = take(orders)
+        if rest is None:
+            os._exit(1)  # the starter failed, and has said why
+        code = _start(driver, name, *rest)
         os.write(result_fd, f"exit {code}".encode())
     except BaseException as error:
         os.write(result_fd, f"{type(error).__name__}: {error}".encode()[:4000])
@@ -38,7 +45,7 @@ def stand_by(monitor: int, orders_fd: int, result_fd: int) -> NoReturn:
         os._exit(0)
 
 
-def _start(order: dict[str, Any], fds: list[int]) -> int:
+def _start(driver: LxcDriver, name: str, order: dict[str, Any], fds: list[int]) -> int:
     stdin, stdout, stderr, mounts_fd, status_fd, *others = fds
     count = order["counts"]
     enter_fds, entry_fds, namespace_fds = others[: count[0]], others[count[0] : count[1]], others[count[1] :]
@@ -51,4 +58,4 @@ def _start(order: dict[str, Any], fds: list[int]) -> int:
     for kind, fd in zip(order["namespaces"], namespace_fds, strict=True):
         config.append((f"lxc.namespace.share.{kind}", f"/proc/self/fd/{fd}"))
     argv = with_descriptors(order["init"], status_fd, entry_fds) + order["argv"]
-    return LxcDriver(order["lxc_path"]).start(order["id"], config, argv, keep_fds=(status_fd, *entry_fds))
+    return driver.start(name, config, argv, keep_fds=(status_fd, *entry_fds))

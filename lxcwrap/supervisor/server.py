@@ -25,7 +25,7 @@ from typing import NamedTuple, NoReturn
 from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
-from . import attacher, nursery, wire
+from . import attacher, nursery, rootfs, wire
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
 from .standby import Standby, Worker, attacher_for, executor
@@ -53,6 +53,7 @@ class Server:
         self.lock = lock
         self.pool = NamespacePool()
         self.standby: Standby | None = None
+        self.has_launched = False  # a container: more may follow
         self.workers: dict[str, Worker] = {}
         self.wanted: set[str] = set()  # kinds of work that were asked for: more may follow
         self.cgroups = CgroupHost()
@@ -189,6 +190,7 @@ class Server:
 
     def _launch(self, order: wire.Message, connection: socket.socket, fds: list[int]) -> None:
         self.busy_until = time.monotonic() + _START_S
+        self.has_launched = True
         base = order["id_base"]
         pair = self.pool.take(base)
         while not (standby := self.standby or self._new_standby()).launch(order, connection, fds, pair):
@@ -224,7 +226,7 @@ class Server:
 
     def _prepare_one(self) -> bool:
         """One thing that the next launch need not wait for; False when all is ready."""
-        if self.standby is None and self.held:
+        if self.standby is None and self.has_launched:
             self.standby = self._new_standby()
             return True
         for kind in self.wanted - self.workers.keys():
@@ -281,6 +283,7 @@ def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
         listener.listen(1024)
         server = Server(listener, lock, nursery_end)
         server.settle()
+        rootfs.supports_descriptors()  # asked once, for all forks
         os.chdir("/")
         os.write(ready_fd, b"ok")
         os.close(ready_fd)

@@ -35,8 +35,12 @@ def stand_by(
         if received is None:
             os._exit(1)
         syscalls.set_process_name("lxcwrap-starter")
-        (bundle, monitor), (client, *fds) = received
+        bundle = received[0]
         plan = Records(bundle).read("plan")
+        received = take(reports)
+        if received is None:
+            os._exit(1)  # the monitor could not begin, and has said why
+        monitor, (client, *fds) = received
         if plan is None:
             raise FileNotFoundError(f"{bundle}/plan.json is missing: the container is damaged, remove it")
         status = _prepare(plan, fds[:3], fds[3:], cgroups, orders)
@@ -54,21 +58,22 @@ def _prepare(
     plan: Plan, stdio: Sequence[int], pair: Sequence[int], cgroups: CgroupHost, orders: socket.socket
 ) -> socket.socket:
     """All up to liblxc's start; the socket on which init will report. `pair`: network and user namespace."""
+    # Most of what liblxc must be told: the runner does so while the rest is made.
+    hand(orders, (plan["id"], plan["lxc_path"], plan["config"]))
     cgroups.prepare(plan["id"], plan["limits"], plan["devices"])
     streams.open_to_all(stdio)
     namespace_fds = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
     mounts.private_mount_namespace()
     cgroups.hide_from_liblxc()
     root = rootfs.mount_all(plan, namespace_fds[1] if len(namespace_fds) > 1 else None)
-    config = [*plan["config"], *cgroups.config_items(plan["id"], plan["devices"])]
-    config.append(("lxc.rootfs.path", f"dir:{root}"))
+    config = [*cgroups.config_items(plan["id"], plan["devices"]), ("lxc.rootfs.path", f"dir:{root}")]
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pass_sender(status)
     kinds = ["net", "user"][: len(namespace_fds)]
     if plan["sysctls"]:
         namespace_fds = [*namespace_fds, namespaces.make_ipc(plan["sysctls"], *namespace_fds)]
         kinds.append("ipc")
-    order = {key: plan[key] for key in ("id", "lxc_path", "init", "argv")} | {"namespaces": kinds}
+    order = {"init": plan["init"], "argv": plan["argv"], "namespaces": kinds}
     with init_end, orders:
         enter_fds, entry_fds = cgroups.runner_fds(plan["id"]), cgroups.entry_fds(plan["id"])
         counts = (len(enter_fds), len(enter_fds) + len(entry_fds))
