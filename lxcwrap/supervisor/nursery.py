@@ -12,9 +12,11 @@ import socket
 
 from ..drivers import liblxc, syscalls
 from . import executor, monitor
-from .handover import close_all, hand, take, unix_socket
+from .handover import WAITING, close_all, hand, take, unix_socket
 
-JOIN, MONITOR, EXECUTOR = "join", "monitor", "executor"
+JOIN = "join"
+MONITOR, EXECUTOR, CALLER = "monitor", "executor", "caller"
+CALLERS = "callers"  # a nursery for callers
 
 
 def start(log_fd: int, ready_fd: int) -> socket.socket:
@@ -29,6 +31,7 @@ def start(log_fd: int, ready_fd: int) -> socket.socket:
             ours.close()
             os.close(ready_fd)
             os.dup2(log_fd, 2)
+            syscalls.set_process_name("lxcwrap-nursery")
             _serve(theirs)
         finally:
             os._exit(0)
@@ -37,7 +40,6 @@ def start(log_fd: int, ready_fd: int) -> socket.socket:
 
 
 def _serve(server: socket.socket) -> None:
-    syscalls.set_process_name("lxcwrap-nursery")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
     while (received := take(server)) is not None:
         request, fds = received
@@ -59,7 +61,14 @@ def _become(what: str, server: socket.socket, fds: list[int]) -> None:
         if what == MONITOR:
             channel_fd, reports_fd, orders_fd = fds
             monitor.stand_by(unix_socket(channel_fd), unix_socket(reports_fd), orders_fd)
-        else:
+        elif what == EXECUTOR:
             executor.stand_by(unix_socket(fds[0]))
+        else:
+            from . import caller  # too much for monitors to carry
+
+            if what == CALLERS:
+                syscalls.set_process_name(WAITING)
+                _serve(unix_socket(fds[0]))
+            caller.stand_by(unix_socket(fds[0]))
     finally:
         os._exit(0)

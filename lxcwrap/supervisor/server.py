@@ -1,7 +1,7 @@
 """The fork-server: a small process with liblxc and no threads, one per root directory, started on demand.
 
 It accepts a connection, reads one request, and forks a child that does the work and answers on that
-connection: the monitor of a container (`launch`), an attacher (`exec`, `call`), or a helper for one act
+connection: the monitor of a container (`launch`), a worker (`exec`, `call`), or a helper for one act
 (`mount`). Between requests it prepares user and network namespaces for the starts that are likely to come
 next. It ends by itself when it has been idle; containers are not concerned, their monitors are sessions of
 their own.
@@ -25,15 +25,15 @@ from typing import NamedTuple, NoReturn
 from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
-from . import attacher, nursery, rootfs, wire
+from . import mounter, nursery, rootfs, wire
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
-from .standby import Standby, Worker, attacher_for, executor
+from .standby import Standby, Worker, fork_in
 from .undertaker import bury, is_settled
 
 _IDLE_S = 60.0
-# How long after a launch, the start of its init, and an exec the next is not yet prepared.
-_START_S, _SHORT_S, _EXEC_S = 0.05, 0.008, 0.005
+# How long after a launch, and after the start of its init, the next is not yet prepared.
+_START_S, _SHORT_S = 0.05, 0.008
 _BURY_TIMEOUT_S = 10.0
 
 
@@ -54,6 +54,7 @@ class Server:
         self.pool = NamespacePool()
         self.standby: Standby | None = None
         self.has_launched = False  # a container: more may follow
+        self.callers: socket.socket | None = None  # the nursery of callers, once there was a call
         self.workers: dict[str, Worker] = {}
         self.wanted: set[str] = set()  # kinds of work that were asked for: more may follow
         self.cgroups = CgroupHost()
@@ -182,9 +183,11 @@ class Server:
         elif operation == "launch":
             self._launch(request, connection, fds)
         elif operation == "exec":
-            self._execute(request, connection, fds)
-        elif operation in attacher.OPERATIONS:
-            self._work("attach", request, connection, fds)
+            self._work(nursery.EXECUTOR, request, connection, fds)
+        elif operation == "call":
+            self._work(nursery.CALLER, request, connection, fds)
+        elif operation == "mount":
+            self._fork(lambda: mounter.mount_root(request, connection))
         else:
             _answer(connection, {"error": f"unknown request {operation!r}"})
 
@@ -201,23 +204,31 @@ class Server:
         if base:
             self.pool.expect(base, base + RANGE_SIZE)
 
-    def _execute(self, request: wire.Message, connection: socket.socket, fds: list[int]) -> None:
+    def _work(self, kind: str, request: wire.Message, connection: socket.socket, fds: list[int]) -> None:
         try:
             entry_fds = self.cgroups.entry_fds(request["id"])
         except FileNotFoundError:
             answer = {"event": "exited", "exit_code": None, "error": "the container does not run"}
             return _answer(connection, answer)
-        self._work("exec", request, connection, [*fds, *entry_fds])
-        close_all(entry_fds)
-
-    def _work(self, kind: str, request: wire.Message, connection: socket.socket, fds: list[int]) -> None:
+        fds = [*fds, *entry_fds]
         while not (self.workers.pop(kind, None) or self._new_worker(kind)).serve(request, connection, fds):
             continue  # the one that waited was killed
-        self.busy_until = time.monotonic() + _EXEC_S
+        close_all(entry_fds)
         self.wanted.add(kind)
 
     def _new_worker(self, kind: str) -> Worker:
-        return executor(self.nursery) if kind == "exec" else attacher_for(self._fork, self.cgroups)
+        if kind != nursery.CALLER:
+            return Worker(self.nursery, kind)
+        try:
+            return Worker(self.callers or self._new_callers(), kind)
+        except (OSError, RuntimeError):  # it was killed
+            return Worker(self._new_callers(), kind)
+
+    def _new_callers(self) -> socket.socket:
+        self.callers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            fork_in(self.nursery, nursery.CALLERS, [theirs])
+        return self.callers
 
     def _new_standby(self) -> Standby:
         while True:
@@ -254,6 +265,8 @@ class Server:
         self.listener.close()
         self.inbox.close()
         self.nursery.close()
+        if self.callers:
+            self.callers.close()
         os.close(self.lock)
         self.pool.close()
         if self.standby:

@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..drivers.cgroups import CgroupHost
-from . import attacher, nursery, starter
+from . import nursery, starter
 from .handover import close_all, hand, take
 
 Fork = Callable[[Callable[[], None]], int]  # gives the process id
 
 
 class Worker:
-    """A process for one request; `fork` makes it, given both ends of its channel."""
+    """A child of the nursery for one exec or call (`kind`: nursery.EXECUTOR, nursery.CALLER)."""
 
-    def __init__(self, fork: Callable[[socket.socket, socket.socket], object]) -> None:
+    def __init__(self, nursery_end: socket.socket, kind: str) -> None:
         self._channel, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with channel:
-            fork(self._channel, channel)
+            fork_in(nursery_end, kind, [channel])
 
     def serve(self, request: dict[str, Any], client: socket.socket, fds: Sequence[int]) -> bool:
         """Let it serve a request; False when it has been killed meanwhile."""
@@ -35,24 +35,6 @@ class Worker:
 
     def close(self) -> None:
         self._channel.close()
-
-
-def executor(nursery_end: socket.socket) -> Worker:
-    """A child of the nursery for one exec."""
-    return Worker(lambda _ours, channel: _fork_in(nursery_end, nursery.EXECUTOR, [channel]))
-
-
-def attacher_for(fork: Fork, cgroups: CgroupHost) -> Worker:
-    """A child of the fork-server for one call or mount."""
-
-    def make(ours: socket.socket, channel: socket.socket) -> None:
-        def wait() -> None:
-            ours.close()
-            attacher.stand_by(channel, cgroups)
-
-        fork(wait)
-
-    return Worker(make)
 
 
 class Standby:
@@ -78,7 +60,7 @@ class Standby:
 
         with channel, reports, monitor_reports, orders, runner_orders:
             ends = [channel, monitor_reports, runner_orders]
-            self.monitor = os.pidfd_open(_fork_in(nursery_end, nursery.MONITOR, ends))
+            self.monitor = os.pidfd_open(fork_in(nursery_end, nursery.MONITOR, ends))
             self._starter = os.pidfd_open(fork(wait))
 
     def launch(
@@ -108,7 +90,7 @@ def _has_ended(pidfd: int) -> bool:
     return bool(select.select([pidfd], [], [], 0)[0])
 
 
-def _fork_in(nursery_end: socket.socket, what: str, ends: Sequence[socket.socket]) -> int:
+def fork_in(nursery_end: socket.socket, what: str, ends: Sequence[socket.socket]) -> int:
     """Process id of what the nursery has forked."""
     hand(nursery_end, what, [end.fileno() for end in ends])
     answer = take(nursery_end)
