@@ -59,9 +59,8 @@ class Server:
         self.wanted: set[str] = set()  # kinds of work that were asked for: more may follow
         self.cgroups = CgroupHost()
         self.retired = False
-        self.busy_until = (
-            0.0  # a start or exec is under way, and is not to share the processors with preparations
-        )
+        # A start is under way, which is not to share the processors with preparations.
+        self.busy_until = 0.0
         self.poll = select.poll()
         self.held: dict[int, Held] = {}  # by a pidfd of the monitor
         # Starters send what container it is and a pidfd of its init.
