@@ -51,17 +51,17 @@ if TYPE_CHECKING:
     from .image import Image as Image
     from .image import Images as Images
     from .options import ContainerOptions as ContainerOptions
-    from .specs import Change as Change
-    from .specs import Completed as Completed
+    from .results import Change as Change
+    from .results import Completed as Completed
+    from .results import LogLine as LogLine
+    from .results import Process as Process
+    from .results import Stats as Stats
     from .specs import ContainerSpec as ContainerSpec
     from .specs import Device as Device
     from .specs import Limits as Limits
-    from .specs import LogLine as LogLine
     from .specs import Mount as Mount
-    from .specs import Process as Process
     from .specs import Security as Security
     from .specs import State as State
-    from .specs import Stats as Stats
     from .specs import Ulimit as Ulimit
 
 __version__ = "0.1.0"
@@ -82,9 +82,8 @@ _HOME = {
     "host": "Host default_host run use_host",
     "image": "Image Images",
     "options": "ContainerOptions",
-    "specs": """
-        Change Completed ContainerSpec Device Limits LogLine Mount Process Security State Stats Ulimit
-    """,
+    "results": "Change Completed LogLine Process Stats",
+    "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_MODULE_OF)

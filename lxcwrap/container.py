@@ -16,19 +16,8 @@ from .execution import Popen, Stream
 from .files import ContainerPath, Root
 from .image import Image
 from .machinery import Machinery
-from .specs import (
-    Change,
-    Completed,
-    ContainerSpec,
-    Limits,
-    LogLine,
-    Process,
-    State,
-    Stats,
-    StrPath,
-    check_name,
-    parse_signal,
-)
+from .results import Change, Completed, LogLine, Process, Stats
+from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
 from .storage.upperdiff import changes
 from .supervisor.plan import mount_points

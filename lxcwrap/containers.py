@@ -28,7 +28,8 @@ from .ids import IdMap
 from .image import Image, Images
 from .machinery import Machinery
 from .options import ContainerOptions, make_spec
-from .specs import Completed, ContainerSpec, State, spec_to_json
+from .results import Completed
+from .specs import ContainerSpec, State, spec_to_json
 from .supervisor.client import Conversation
 from .supervisor.plan import capabilities, make_plan, uses_own_filter
 from .supervisor.records import Record

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import IO, Literal
 
 from .errors import CommandFailedError, ExecError, SupervisorError, TimeoutExpired
-from .specs import Completed, parse_signal
+from .results import Completed
+from .specs import parse_signal
 from .supervisor.client import Conversation
 
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL

@@ -17,7 +17,8 @@ from .errors import UnsupportedError
 from .image import Image, Images
 from .machinery import Machinery
 from .options import ContainerOptions
-from .specs import Completed, StrPath
+from .results import Completed
+from .specs import StrPath
 from .storage.root import DEFAULT_ROOT
 
 if TYPE_CHECKING:

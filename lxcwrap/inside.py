@@ -27,7 +27,8 @@ from .execution import PIPE, Popen, Stream, Streams, checked, input_bytes
 from .inroot import Root
 from .machinery import Machinery
 from .options import check_user
-from .specs import Completed, ContainerSpec, State, check_argv, check_env
+from .results import Completed
+from .specs import ContainerSpec, State, check_argv, check_env
 from .supervisor.argv import init_argv
 from .supervisor.plan import capabilities, capability_mask, environment, process_config, uses_own_filter
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from .drivers import procfs
 from .drivers.protocols import Cgroups
 from .ids import IdMap
-from .specs import Process, Stats
+from .results import Process, Stats
 
 
 def read(cgroups: Cgroups, container_id: str, init_pid: int) -> Stats:

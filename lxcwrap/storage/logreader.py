@@ -15,7 +15,8 @@ from itertools import repeat
 from typing import Literal, NamedTuple
 
 from ..errors import FormatError, InvalidSpecError, TimeoutExpired
-from ..specs import LogLine, StrPath
+from ..results import LogLine
+from ..specs import StrPath
 from .logs import (
     BLOCK_SIZE,
     CONTINUES,

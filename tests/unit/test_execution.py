@@ -18,7 +18,7 @@ import pytest
 
 from lxcwrap.errors import CommandFailedError, ExecError, SupervisorError, TimeoutExpired
 from lxcwrap.execution import DEVNULL, PIPE, STDOUT, Popen, Streams, Transfer, checked, input_bytes
-from lxcwrap.specs import Completed
+from lxcwrap.results import Completed
 from lxcwrap.supervisor import wire
 from lxcwrap.supervisor.client import Conversation
 

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from lines above its own, or from its own package.
 LEVELS = (
     {"__version__", "errors", "ids"},
-    {"checkedjson", "digests", "platforms", "specs"},
+    {"checkedjson", "digests", "platforms", "results", "specs"},
     {"imageconfig", "reference"},
     {"oci"},
     {"drivers"},

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lxcwrap.errors import FormatError, InvalidSpecError, TimeoutExpired
-from lxcwrap.specs import LogLine
+from lxcwrap.results import LogLine
 from lxcwrap.storage import logreader, logs
 from lxcwrap.storage.logreader import read_lines, read_text
 from lxcwrap.storage.logs import BLOCK_SIZE, STDERR, STDOUT, LogWriter

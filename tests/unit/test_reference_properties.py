@@ -17,13 +17,14 @@ _registries = st.sampled_from(
 )
 _tags = st.from_regex(r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?", fullmatch=True)
 _digests = st.from_regex(r"(@sha256:[0-9a-f]{64})?", fullmatch=True)
+# Without a registry before it, a first component with a dot is one, and then may hold no "_".
 texts = st.builds(
     lambda registry, path, tag, digest: registry + "/".join(path) + tag + digest,
     _registries,
     st.lists(_components, min_size=1, max_size=3),
     _tags,
     _digests,
-)
+).filter(lambda text: not {".", "_"} <= set(text.partition("/")[0].partition("@")[0]))
 
 
 @given(texts)

@@ -10,8 +10,8 @@ import attrs
 import pytest
 
 from lxcwrap.errors import InvalidSpecError
+from lxcwrap.results import Completed
 from lxcwrap.specs import (
-    Completed,
     ContainerSpec,
     Device,
     Limits,

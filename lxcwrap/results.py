@@ -1,0 +1,90 @@
+"""What is told of containers: frozen values, as results. Nothing here touches the machine."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from attrs import field, frozen
+
+
+def _shortened(data: bytes) -> str:
+    return repr(data if len(data) <= 200 else data[:200] + b"...")
+
+
+@frozen(kw_only=True)
+class Completed:
+    """How a command ended, as `subprocess.CompletedProcess`. `stdout` and `stderr` are the output as text
+    (UTF-8, what is none is replaced); `stdout_bytes` and `stderr_bytes` are exactly what was written."""
+
+    argv: tuple[str, ...]
+    exit_code: int
+    stdout_bytes: bytes = field(repr=_shortened)
+    stderr_bytes: bytes = field(repr=_shortened)
+    oom_killed: bool = False
+    duration_s: float = 0.0
+
+    @property
+    def stdout(self) -> str:
+        return self.stdout_bytes.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_bytes.decode(errors="replace")
+
+
+class LogLine(NamedTuple):
+    """One line a container wrote: `text` without newline, `time` in UTC. A tuple, as logs have very many."""
+
+    time: datetime
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+@frozen(kw_only=True)
+class Stats:
+    """What a container uses now. Sizes in bytes, times in seconds, counters since it started.
+
+    memory_usage counts page cache too; memory_working_set is without the part the kernel can drop at once.
+    """
+
+    time: datetime
+    cpu_s: float
+    cpu_user_s: float
+    cpu_system_s: float
+    throttled_s: float
+    memory_usage: int
+    memory_working_set: int
+    memory_peak: int
+    memory_limit: int | None
+    swap_usage: int
+    oom_kills: int
+    pids: int
+    pids_limit: int | None
+    read_bytes: int
+    write_bytes: int
+    rx_bytes: int
+    tx_bytes: int
+
+
+@frozen(kw_only=True)
+class Process:
+    """A process of a container: `pid` inside, `host_pid` outside; `cpu_s` seconds, `rss` bytes used."""
+
+    pid: int
+    host_pid: int
+    ppid: int
+    user: int
+    state: str
+    cpu_s: float
+    rss: int
+    started_at: datetime
+    argv: tuple[str, ...]
+
+
+@frozen(kw_only=True)
+class Change:
+    """A difference to the image: `kind` is ``added``, ``modified`` or ``deleted``; `path` is absolute."""
+
+    path: str
+    kind: Literal["added", "modified", "deleted"]
