@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,8 +34,7 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
     options = ["volatile"] if plan["volatile"] else []
     if plan["volatile"]:  # the kernel refuses a second mount over a volatile upper until this is gone
         with suppress(FileNotFoundError):
-            os.rmdir(f"{work}/work/incompat/volatile")
-            os.rmdir(f"{work}/work/incompat")
+            shutil.rmtree(f"{work}/work/incompat")
     lowers: list[int] = []
     try:
         lowers += (mounts.idmapped_clone(path, userns_fd, mounts.NODEV) for path in plan["lowers"])

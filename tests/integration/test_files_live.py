@@ -6,12 +6,13 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from lxcwrap import Container, Host, Mount
-from lxcwrap.errors import InvalidSpecError, PathNotFoundError
+from lxcwrap.errors import ContainerNotFoundError, InvalidSpecError, PathNotFoundError
 from tests.polling import eventually
 
 KINDS = ("created", "running", "paused", "stopped")
@@ -195,3 +196,14 @@ def test_a_start_waits_for_who_uses_the_files(fresh_host: Host, directory: Path)
         assert container.start().wait(timeout_s=20) == 0 and container.logs() == "30000000\n"
         thread.join()
         assert container.path("/big").stat().size == 30_000_000
+
+
+def test_files_can_be_put_into_a_container_that_will_remove_itself(host: Host) -> None:
+    """Before its first start, as into any other."""
+    container = host.containers.create("busybox", ["cat", "/note"], auto_remove=True)
+    container.path("/note").write_text("kept")
+    assert container.path("/note").read_text() == "kept"
+    container.start()
+    with suppress(ContainerNotFoundError):  # it may be gone already
+        assert container.wait(timeout_s=10) == 0
+    eventually(lambda: container.id not in [other.id for other in host.containers])
