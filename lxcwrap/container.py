@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from . import inside, lifecycle
 from .copying import CopyResult, copy_in, copy_out
@@ -21,9 +21,6 @@ from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_sign
 from .storage.logreader import read_lines, read_text
 from .storage.upperdiff import changes
 from .supervisor.plan import mount_points
-
-if TYPE_CHECKING:
-    from .supervisor.records import Record
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -138,7 +135,9 @@ class Container:
         """Send its stop signal, kill it after `timeout_s`; its exit code. Does nothing when it does not
         run."""
         spec = self.spec
-        return _code(lifecycle.stop(self._machinery, self._id, spec.name, spec.stop_signal, timeout_s))
+        return lifecycle.stop(self._machinery, self._id, spec.name, spec.stop_signal, timeout_s).get(
+            "exit_code"
+        )
 
     def kill(self, signal: str | int = "KILL") -> None:
         """Send the main process a signal, such as ``"HUP"``. Raises WrongStateError when it does not run."""
@@ -161,7 +160,7 @@ class Container:
 
     def wait(self, *, timeout_s: float | None = None) -> int | None:
         """Wait for its end; its exit code. Raises TimeoutExpired; WrongStateError if it was never started."""
-        return _code(lifecycle.wait(self._machinery, self._id, self.name, timeout_s))
+        return lifecycle.wait(self._machinery, self._id, self.name, timeout_s).get("exit_code")
 
     def remove(self, *, force: bool = False) -> None:
         """Remove it with all it has written. Raises WrongStateError while it runs; `force` kills it first."""
@@ -395,7 +394,3 @@ class Container:
 
 def _moment(timestamp: float | None) -> datetime | None:
     return None if timestamp is None else datetime.fromtimestamp(timestamp, UTC)
-
-
-def _code(record: Record) -> int | None:
-    return record.get("exit_code")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 def open_directory(path: str) -> int:
@@ -52,6 +52,18 @@ def open_entry(fd: int, cgroup: str) -> int:
         return os.open(f"{cgroup}/tasks", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
     except FileNotFoundError:  # v2
         return os.open(f"{cgroup}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+
+
+def open_entries(cgroup: str, hierarchies: Iterable[int]) -> list[int]:
+    """`open_entry` in each; none stays open if one cannot be."""
+    fds: list[int] = []
+    try:
+        fds.extend(open_entry(fd, cgroup) for fd in hierarchies)
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
 
 
 def move_self(fd: int, path: str) -> None:

@@ -26,7 +26,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from . import cgroup_limits, cgroupfs, syscalls
@@ -40,6 +40,7 @@ _SUPERVISOR = f"{BASE}/supervisor"
 _NEW_BASE = f"{BASE}-new-"
 _V1 = ("cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio", "pids")
 _ID_LENGTH = 64  # no other directory of ours has a name so long
+_LEAVE_TIMEOUT_S = 0.1
 _MS_RDONLY, _MS_NOSUID_NODEV_NOEXEC = 0x1, 0xE
 
 
@@ -207,15 +208,15 @@ class CgroupHost:
         They work from inside of all namespaces. Empty on v2, where liblxc does it at start and at attach.
         Raises FileNotFoundError when there is no such container.
         """
-        return [] if self.is_v2 else self._open_all(f"{BASE}/{container_id}/c", self._hierarchies)
+        return [] if self.is_v2 else cgroupfs.open_entries(f"{BASE}/{container_id}/c", self._hierarchies)
 
     def runner_fds(self, container_id: str) -> list[int]:
         """The same for the process that starts liblxc."""
-        return [] if self.is_v2 else self._open_all(f"{BASE}/{container_id}", self._hierarchies)
+        return [] if self.is_v2 else cgroupfs.open_entries(f"{BASE}/{container_id}", self._hierarchies)
 
     def supervisor_fds(self) -> list[int]:
         """The same for where `settle` put the fork-server."""
-        return self._open_all(_SUPERVISOR, self._all_hierarchies())
+        return cgroupfs.open_entries(_SUPERVISOR, self._all_hierarchies())
 
     def oom_fd(self, container_id: str) -> int:
         """Descriptor of a file with a line ``oom_kill COUNT``, readable until it is removed; -1: none."""
@@ -224,18 +225,6 @@ class CgroupHost:
             return -1
         path = f"{self._limited(container_id)}/{file}"
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._by_controller["memory"])
-
-    @staticmethod
-    def _open_all(cgroup: str, hierarchies: Iterable[int]) -> list[int]:
-        fds = list[int]()
-        try:
-            for fd in hierarchies:
-                fds.append(cgroupfs.open_entry(fd, cgroup))
-        except OSError:
-            for fd in fds:
-                os.close(fd)
-            raise
-        return fds
 
     def remove(self, container_id: str, *, wait_s: float = 0.5) -> bool:
         """Remove the container's cgroups, waiting for its last processes. Whether nothing is left."""
@@ -362,13 +351,15 @@ class CgroupHost:
                         self._mkdir(_SUPERVISOR, fd)
 
     def unsettle(self) -> None:
-        """The last step of a fork-server: leave, and tidy."""
+        """The last step of who may be the last there: leave, and tidy when its dying children have left."""
         for fd in self._all_hierarchies():
             cgroupfs.move_self(fd, ".")
-        self.tidy()
+        deadline = time.monotonic() + _LEAVE_TIMEOUT_S
+        while not self.tidy() and time.monotonic() < deadline:
+            time.sleep(0.002)
 
-    def tidy(self) -> None:
-        """Remove the directories that all containers share, unless they are in use."""
+    def tidy(self) -> bool:
+        """Remove the directories that all containers share, unless they are in use. Whether none is left."""
         shared = (_SUPERVISOR, f"{BASE}/monitor", f"{BASE}/pivot/lxc.pivot", f"{BASE}/pivot", BASE)
         for fd in self._all_hierarchies():
             new = (name for name in cgroupfs.children(fd, ".") if name.startswith(_NEW_BASE))
@@ -376,6 +367,7 @@ class CgroupHost:
             for path in (*shared, *killed):
                 with suppress(OSError):
                     os.rmdir(path, dir_fd=fd)
+        return not any(os.access(BASE, os.F_OK, dir_fd=fd) for fd in self._all_hierarchies())
 
     def _all_hierarchies(self) -> Iterator[int]:
         """Those in use, and those that only session managers care for."""

@@ -223,8 +223,8 @@ class FakeCgroups:
     def sweep(self, container_id: str) -> bool:
         return self.kill_all(container_id) and self.remove(container_id)
 
-    def tidy(self) -> None:
-        pass
+    def tidy(self) -> bool:
+        return True
 
     def close(self) -> None:
         pass

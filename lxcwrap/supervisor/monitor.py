@@ -291,4 +291,6 @@ class Monitor:
             from ..drivers.cgroups import CgroupHost
             from .undertaker import bury
 
-            bury(self.order, CgroupHost(), self.init_pidfd, timeout_s=_LOCK_TIMEOUT_S)
+            cgroups = CgroupHost()
+            bury(self.order, cgroups, self.init_pidfd, timeout_s=_LOCK_TIMEOUT_S)
+            cgroups.unsettle()

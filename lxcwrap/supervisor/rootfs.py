@@ -34,7 +34,7 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
     options = ["volatile"] if plan["volatile"] else []
     if plan["volatile"]:  # the kernel refuses a second mount over a volatile upper until this is gone
         with suppress(FileNotFoundError):
-            shutil.rmtree(f"{work}/work/incompat")
+            shutil.rmtree(os.path.join(work, "work", "incompat"))
     lowers: list[int] = []
     try:
         lowers += (mounts.idmapped_clone(path, userns_fd, mounts.NODEV) for path in plan["lowers"])

@@ -112,7 +112,6 @@ class Server:
         for fd, held in list(self.held.items()):
             if held.standby.disown():
                 self._monitor_ended(fd)
-        self.pool.close()
 
     def _attend(self, fd: int) -> None:
         if fd == self.listener.fileno():
@@ -249,7 +248,7 @@ class Server:
         if child == 0:
             status = 1
             try:
-                self._let_go()
+                self.let_go()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 work()
                 status = 0
@@ -259,8 +258,9 @@ class Server:
                 os._exit(status)
         return child
 
-    def _let_go(self) -> None:
-        """In a child: what is the server's alone. It may outlive us, and must not keep the next one out."""
+    def let_go(self) -> None:
+        """Of what is the server's alone: at its end, and in a child, which may outlive it and must not keep
+        the next one out."""
         self.listener.close()
         self.inbox.close()
         self.nursery.close()
@@ -310,5 +310,6 @@ def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
             server.serve()
         finally:
             os.unlink(f"{root}/run/{path}")
+            server.let_go()  # those that wait end now, and with them the last in our cgroup
             server.cgroups.unsettle()
     os._exit(0)

@@ -63,10 +63,10 @@ def test_the_image_says_how_it_starts(host: Host, make: Make) -> None:
     """Command, environment, directory, user, labels."""
     image = make(
         Entrypoint=["/bin/sh", "-c"], Cmd=["echo $A-$B; pwd; id -u; id -g"], Env=["A=1", "B=of=image"],
-        WorkingDir="/work/dir", User="nobody", Labels={"made-by": "us", "tier": "1"},
+        WorkingDir="/srv/dir", User="nobody", Labels={"made-by": "us", "tier": "1"},
     )  # fmt: skip
     done = host.containers.run(image)
-    assert done.stdout.split() == ["1-of=image", "/work/dir", "65534", "65534"]
+    assert done.stdout.split() == ["1-of=image", "/srv/dir", "65534", "65534"]
     with host.containers.create(image, labels={"tier": "2"}) as container:
         assert container.labels == {"made-by": "us", "tier": "2"} and container.image == image
 
