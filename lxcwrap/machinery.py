@@ -115,11 +115,12 @@ class Machinery:
         bury(plan, self.cgroups, None, timeout_s=patience)
 
     def _reclaim(self, container_id: str) -> None:
-        """Remove what a killed process was making or removing; but what runs is no longer its own."""
+        """Remove what a killed process was making or removing; but what runs is not its own any more. It
+        waits for who may just be recording an end, or removing it as well."""
         try:
             with ExitStack() as stack:
                 with suppress(FileNotFoundError):
-                    stack.enter_context(self.records(container_id).held(0))
+                    stack.enter_context(self.records(container_id).held(_BURIAL_S))
                 self.forget(container_id)
         except BlockingIOError:
             if self.records(container_id).monitor_lives():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from contextlib import suppress
 
 import pytest
@@ -41,3 +43,15 @@ def test_a_command_that_ends_at_once_has_been_started_and_its_end_is_known(host:
             assert container.wait(timeout_s=10) == 6
             assert container.error is None
             assert container.logs().split() == ["said"]
+
+
+def test_remains_are_cleared_though_an_end_is_just_being_recorded(fresh_host: Host) -> None:
+    """A killed removal leaves a directory without a row, whose lock an undertaker may hold for a moment."""
+    container = fresh_host.containers.create("busybox", ["true"])
+    machinery = fresh_host._machinery
+    with machinery.state.transaction() as change:
+        change.execute("DELETE FROM containers WHERE id = ?", (container.id,))
+    lock = machinery.records(container.id).hold(0)
+    threading.Timer(0.2, os.close, (lock,)).start()
+    with Host(fresh_host.root):
+        assert not machinery.bundle(container.id).exists()
