@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from .containers import Containers as Containers
     from .copying import CopyResult as CopyResult
     from .copying import Skipped as Skipped
+    from .errors import BuildError as BuildError
     from .errors import CallError as CallError
     from .errors import CommandFailedError as CommandFailedError
     from .errors import ConflictError as ConflictError
     from .errors import ContainerNotFoundError as ContainerNotFoundError
     from .errors import ContentError as ContentError
     from .errors import DigestMismatchError as DigestMismatchError
+    from .errors import DockerfileError as DockerfileError
     from .errors import DriverError as DriverError
     from .errors import ExecError as ExecError
     from .errors import FormatError as FormatError
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from .errors import PathIsDirectoryError as PathIsDirectoryError
     from .errors import PathNotDirectoryError as PathNotDirectoryError
     from .errors import PathNotFoundError as PathNotFoundError
+    from .errors import RegistryAuthError as RegistryAuthError
+    from .errors import RegistryError as RegistryError
     from .errors import StartError as StartError
     from .errors import StillUsedError as StillUsedError
     from .errors import SupervisorError as SupervisorError
@@ -49,7 +53,7 @@ if TYPE_CHECKING:
     from .host import run as run
     from .host import use_host as use_host
     from .image import Image as Image
-    from .image import Images as Images
+    from .images import Images as Images
     from .options import ContainerOptions as ContainerOptions
     from .results import Change as Change
     from .results import Completed as Completed
@@ -71,16 +75,18 @@ _HOME = {
     "containers": "Containers",
     "copying": "CopyResult Skipped",
     "errors": """
-        CallError CommandFailedError ConflictError ContainerNotFoundError ContentError
-        DigestMismatchError DriverError ExecError FormatError ImageNotFoundError InvalidSpecError
-        KernelError LxcwrapError NameInUseError NotFoundError PathDeniedError PathError PathExistsError
-        PathIsDirectoryError PathNotDirectoryError PathNotFoundError StartError StillUsedError
-        SupervisorError TimeoutExpired UnsupportedError WrongStateError
+        BuildError CallError CommandFailedError ConflictError ContainerNotFoundError ContentError
+        DigestMismatchError DockerfileError DriverError ExecError FormatError ImageNotFoundError
+        InvalidSpecError KernelError LxcwrapError NameInUseError NotFoundError PathDeniedError PathError
+        PathExistsError PathIsDirectoryError PathNotDirectoryError PathNotFoundError RegistryAuthError
+        RegistryError StartError StillUsedError SupervisorError TimeoutExpired UnsupportedError
+        WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
     "files": "ContainerPath FileStat",
     "host": "Host default_host run use_host",
-    "image": "Image Images",
+    "image": "Image",
+    "images": "Images",
     "options": "ContainerOptions",
     "results": "Change Completed LogLine Process Stats",
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",

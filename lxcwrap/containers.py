@@ -25,7 +25,8 @@ from .errors import (
 )
 from .execution import DEVNULL, PIPE, Streams, Transfer, checked, input_bytes
 from .ids import IdMap
-from .image import Image, Images
+from .image import Image
+from .images import Images
 from .machinery import Machinery
 from .options import ContainerOptions, make_spec
 from .results import Completed

@@ -3,12 +3,15 @@
 LxcwrapError                       base of everything we raise
 ├── NotFoundError(LookupError)     ImageNotFoundError, ContainerNotFoundError, PathNotFoundError
 ├── InvalidSpecError(ValueError)   refused before anything was touched
+│   └── DockerfileError            with file, line and column
 ├── ConflictError                  NameInUseError, StillUsedError, WrongStateError
 ├── DriverError                    StartError, KernelError(OSError), SupervisorError
+│   ├── RegistryError              RegistryAuthError(PermissionError)
 │   └── PathError(OSError)         PathExistsError, PathIsDirectoryError, PathNotDirectoryError,
 │                                  PathDeniedError
 ├── ContentError                   DigestMismatchError, FormatError
-├── ExecError                      CommandFailedError, TimeoutExpired(TimeoutError), CallError
+├── ExecError                      BuildError, CommandFailedError, TimeoutExpired(TimeoutError),
+│                                  CallError
 └── UnsupportedError               what this machine lacks, and the remedy
 
 Facts are attributes; the message says what failed, on what, and what to do. Nobody has to parse it.
@@ -80,6 +83,19 @@ class PathNotFoundError(NotFoundError, FileNotFoundError):
 
 class InvalidSpecError(LxcwrapError, ValueError):
     """What was asked for cannot be right. Nothing was touched."""
+
+
+@define
+class DockerfileError(InvalidSpecError):
+    """A Dockerfile is malformed: where (line and column count from 1), and what is wrong. Nothing was built."""
+
+    file: str
+    line: int
+    column: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.reason}"
 
 
 # --- it is there, but ... -------------------------------------------------------------------------------
@@ -213,6 +229,25 @@ class SupervisorError(DriverError):
         return f"{self.what}{': ' + self.detail if self.detail else ''}"
 
 
+@define
+class RegistryError(DriverError):
+    """A registry could not be reached, or refused. `status`: of its HTTP answer; None: there was none."""
+
+    registry: str
+    operation: str
+    reason: str
+    status: int | None = None
+
+    def __str__(self) -> str:
+        status = f" (HTTP {self.status})" if self.status else ""
+        return f"{self.registry}: cannot {self.operation}: {self.reason}{status}"
+
+
+@define
+class RegistryAuthError(RegistryError, PermissionError):
+    """A registry wants other credentials than were found, or forbids it to those."""
+
+
 # --- content is not what it should be -------------------------------------------------------------------
 
 
@@ -284,6 +319,27 @@ class CommandFailedError(ExecError):
         tail = tail.rstrip()[-1000:]
         oom = "; the kernel killed a process for want of memory: raise its limit" if self.oom_killed else ""
         return f"{list(self.argv)!r}: {describe_exit(self.exit_code)}{oom}" + (f"\n{tail}" if tail else "")
+
+
+@define
+class BuildError(ExecError):
+    """A step of a build failed; nothing of the build was kept.
+
+    step: its number, counted from 1 over all stages. instruction: as written. line: in the Dockerfile, from
+    1; None for steps in Python. exit_code: None if no command was run. log: the last of what it wrote.
+    """
+
+    step: int
+    instruction: str
+    reason: str
+    line: int | None = None
+    exit_code: int | None = None
+    log: str = ""
+
+    def __str__(self) -> str:
+        where = f" (line {self.line})" if self.line else ""
+        log = f"\n{self.log.rstrip()[-2000:]}" if self.log else ""
+        return f"step {self.step}{where}, {self.instruction}: {self.reason}{log}"
 
 
 @define

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Unpack
 
 from .containers import Containers
 from .errors import UnsupportedError
-from .image import Image, Images
+from .image import Image
+from .images import Images
 from .machinery import Machinery
 from .options import ContainerOptions
 from .results import Completed

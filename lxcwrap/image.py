@@ -1,23 +1,16 @@
-"""Images: what containers are made from."""
+"""The noun `Image`: what containers are made from, known by its id."""
 
 from __future__ import annotations
 
-import builtins
-import os
-from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
-from .errors import ImageNotFoundError, InvalidSpecError
-from .oci import Digest, History, ImageConfig, Platform, Reference
-from .reference import DEFAULT_TAG
-from .specs import StrPath, check_argv, check_env, parse_signal
+from .errors import InvalidSpecError
+from .oci import Digest, History, ImageConfig, Reference
 
 if TYPE_CHECKING:
     from .storage.images import ImageStore
-
-T = TypeVar("T")
 
 
 class HasImages(Protocol):
@@ -118,187 +111,9 @@ class Image:
         return f"<Image {', '.join(self.tags) or 'untagged'} {self._id[:19]}>"
 
 
-class Images:
-    """
-    The images of a host: ``host.images``. A read-only mapping by reference, id or unique id prefix.
-
-    Iterating gives `Image` objects, the newest first.
-    """
-
-    def __init__(self, host: HasImages) -> None:
-        self._host = host
-
-    @property
-    def _store(self) -> ImageStore:
-        return self._host.image_store
-
-    def __getitem__(self, key: str | Image) -> Image:
-        """Raises ImageNotFoundError, a LookupError; InvalidSpecError if `key` cannot name any image."""
-        return Image(self._host, self._store.find(key.id if isinstance(key, Image) else key))
-
-    def get(self, key: str | Image, default: T | None = None) -> Image | T | None:
-        """The image, or `default` if there is none."""
-        try:
-            return self[key]
-        except (ImageNotFoundError, InvalidSpecError):
-            return default
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str | Image) and self.get(key) is not None
-
-    def __iter__(self) -> Iterator[Image]:
-        return iter(self.list())
-
-    def __len__(self) -> int:
-        return self._store.count()
-
-    def list(self) -> builtins.list[Image]:
-        """All images, the newest first."""
-        return [Image(self._host, image_id) for image_id in self._store.ids()]
-
-    def resolve(self, key: str | Image) -> Image:
-        """As ``[]``, but ``busybox`` is built from this machine's static busybox if it is not stored.
-
-        Raises ImageNotFoundError; InvalidSpecError; UnsupportedError: there is no static busybox.
-        """
-        try:
-            return self[key]
-        except ImageNotFoundError:
-            from .formats.busybox import REFERENCE, ensure_busybox
-
-            if _as_reference(key) != REFERENCE:
-                raise
-            return Image(self._host, ensure_busybox(self._store))
-
-    # --- bringing images in -------------------------------------------------------------------------------
-
-    def load(self, path: StrPath, *, platform: str | None = None) -> builtins.list[Image]:
-        """
-        Bring in the images of an OCI archive, an OCI layout directory or a ``docker save`` archive, with
-        their tags.
-
-        Its content shows which of these it is; archives and layers may be plain or compressed by gzip, xz
-        or zstd. Of an image for several platforms that for `platform` is taken, by default this machine's.
-
-        Raises InvalidSpecError: no such file. FormatError, DigestMismatchError: malformed, hostile, damaged.
-        UnsupportedError: nothing in it is for the platform. All images come in, or on any error none.
-        """
-        from .formats.layout import load
-
-        wanted = Platform.parse(platform) if platform else None
-        return [Image(self._host, image_id) for image_id in load(self._store, Path(path), platform=wanted)]
-
-    def import_rootfs(
-        self,
-        source: StrPath | BinaryIO,
-        *,
-        tag: str | None = None,
-        entrypoint: Sequence[str] = (),
-        cmd: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        working_dir: str = "",
-        user: str = "",
-        labels: Mapping[str, str] | None = None,
-        stop_signal: str = "",
-        platform: str | None = None,
-    ) -> Image:
-        """
-        Make an image of one layer from a root file system: path or file of a tar (plain, gzip, xz, zstd).
-
-        The other arguments say how its containers start if they are not told otherwise.
-        Raises InvalidSpecError: no such file, or a wrong argument. FormatError: malformed or hostile content.
-        """
-        from .formats.rootfs import import_rootfs
-
-        if working_dir and not working_dir.startswith("/"):
-            raise InvalidSpecError(f"working_dir {working_dir!r}: must be an absolute path")
-        if stop_signal:
-            parse_signal(stop_signal)
-        wanted = Platform.parse(platform) if platform else Platform.host()
-        config = ImageConfig(
-            diff_ids=(),
-            os=wanted.os,
-            architecture=wanted.architecture,
-            variant=wanted.variant,
-            entrypoint=check_argv(entrypoint or None, "entrypoint") or (),
-            cmd=check_argv(cmd or None, "cmd") or (),
-            env=check_env(env),
-            working_dir=working_dir,
-            user=user,
-            labels={str(name): str(value) for name, value in (labels or {}).items()},
-            stop_signal=stop_signal,
-        )
-        references = [tag_reference(tag)] if tag else []
-        file = Path(source) if isinstance(source, str | os.PathLike) else source
-        return Image(self._host, import_rootfs(self._store, file, config, references))
-
-    def bootstrap(
-        self,
-        name: str,
-        *,
-        suite: str | None = None,
-        packages: Sequence[str] = (),
-        tag: str | None = None,
-        mirror: str | None = None,
-    ) -> Image:
-        """
-        Build an image from Debian or Ubuntu packages: the essential ones, apt, and `packages`.
-
-        Made by mmdebstrap, as root, in about ten seconds. The packages come from `mirror`, or else from those
-        apt sources of this machine that offer the suite. SOURCE_DATE_EPOCH makes it reproducible.
-
-        Raises UnsupportedError: mmdebstrap is not installed. DriverError: it failed, with what it said last.
-        image, if not `name`.
-        Raises UnsupportedError: mmdebstrap is not installed. DriverError: it failed, with its last words.
-        """
-        from .formats.bootstrap import bootstrap
-
-        system = tag_reference(name)
-        if suite is None and system.tag == DEFAULT_TAG:
-            raise InvalidSpecError(f"bootstrap({name!r}): name the suite, as in 'debian:bookworm'")
-        image_id = bootstrap(
-            self._store,
-            suite or str(system.tag),
-            packages=packages,
-            mirror=mirror,
-            references=[tag_reference(tag) if tag else system],
-        )
-        return Image(self._host, image_id)
-
-    # --- taking images away -------------------------------------------------------------------------------
-
-    def remove(self, key: str | Image) -> None:
-        """
-        Remove an image; given one of several references to it, only that reference.
-
-        Raises ImageNotFoundError; StillUsedError: there are containers of it.
-        """
-        image = self[key]
-        names = self._store.tags(image.id)
-        reference = _as_reference(key)
-        if reference in names and len(names) > 1:
-            self._store.untag(image.id, reference)
-        else:
-            image.remove()
-
-    def prune(self) -> builtins.list[str]:
-        """Remove the images without tags and containers, and stored content that no image needs.
-
-        Returns the ids of the removed images.
-        """
-        return self._store.prune()
-
-
 def tag_reference(text: str) -> Reference:
     """A reference that can name an image here. Raises InvalidSpecError: it is none, or has a digest."""
     reference = Reference.parse(text)
     if reference.digest:
         raise InvalidSpecError(f"tag {text!r}: a digest cannot be given to an image, only 'name:tag'")
     return reference
-
-
-def _as_reference(key: str | Image) -> Reference | None:
-    try:
-        return Reference.parse(key) if isinstance(key, str) else None
-    except InvalidSpecError:
-        return None

@@ -9,7 +9,7 @@ import pytest
 
 from lxcwrap.errors import InvalidSpecError, UnsupportedError
 from lxcwrap.formats.bootstrap import write_sources
-from lxcwrap.image import Images
+from lxcwrap.images import Images
 from tests.unit.fakelayers import contents, image_host
 
 LIST = """\

@@ -24,7 +24,8 @@ from lxcwrap.errors import (
     UnsupportedError,
 )
 from lxcwrap.formats import busybox
-from lxcwrap.image import Image, Images
+from lxcwrap.image import Image
+from lxcwrap.images import Images
 from lxcwrap.storage.images import ImageStore, locked
 from tests import archives
 from tests.unit.fakelayers import contents, image_host

@@ -1,0 +1,84 @@
+"""What long work tells of itself: typed events, for pull, push, build and load.
+
+An operation sends events to a callable, from whichever of its threads, one at a time. What the callable
+raises ends the operation, which then leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from attrs import frozen
+
+Operation = Literal["pull", "push", "build", "load", "save"]
+
+
+@frozen(kw_only=True)
+class TransferProgress:
+    """How far one blob or layer is. It is done when `phase` is one of the last four.
+
+    item: its digest. done_bytes of total_bytes (None: unknown) are those transferred or read. Phases come in
+    any order, and some not at all: ``present`` was there already, ``mounted`` came from another repository
+    of the registry.
+    """
+
+    operation: Operation
+    item: str
+    phase: Literal["waiting", "transferring", "unpacking", "present", "mounted", "done", "failed"]
+    done_bytes: int = 0
+    total_bytes: int | None = None
+
+
+@frozen(kw_only=True)
+class StepStarted:
+    """A build step begins: `step` of `total`, counted from 1 over all stages."""
+
+    operation: Operation = "build"
+    step: int
+    total: int
+    stage: str
+    instruction: str
+
+
+@frozen(kw_only=True)
+class StepOutput:
+    """What the command of a build step has written."""
+
+    operation: Operation = "build"
+    step: int
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+@frozen(kw_only=True)
+class StepFinished:
+    """A build step is done. cached: it was taken from the build cache."""
+
+    operation: Operation = "build"
+    step: int
+    cached: bool
+    duration_s: float
+
+
+ProgressEvent = TransferProgress | StepStarted | StepOutput | StepFinished
+Report = Callable[[ProgressEvent], object]
+"""Takes events, from any thread."""
+
+Progress = Report | bool | None
+"""What users give as ``progress=``: a callable; False for silence; None or True for a bar, where it is seen."""
+
+
+@contextmanager
+def reporting(progress: Progress) -> Iterator[Report]:
+    """The function to report events to within the block, one at a time, from any thread."""
+    lock = threading.Lock()
+
+    def report(event: ProgressEvent) -> None:
+        if callable(progress):
+            with lock:
+                progress(event)
+
+    yield report
