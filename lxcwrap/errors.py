@@ -6,7 +6,7 @@ LxcwrapError                       base of everything we raise
 │   └── DockerfileError            with file, line and column
 ├── ConflictError                  NameInUseError, StillUsedError, WrongStateError
 ├── DriverError                    StartError, KernelError(OSError), SupervisorError
-│   ├── RegistryError              RegistryAuthError(PermissionError)
+│   ├── RegistryError              RegistryAuthError
 │   └── PathError(OSError)         PathExistsError, PathIsDirectoryError, PathNotDirectoryError,
 │                                  PathDeniedError
 ├── ContentError                   DigestMismatchError, FormatError
@@ -87,7 +87,7 @@ class InvalidSpecError(LxcwrapError, ValueError):
 
 @define
 class DockerfileError(InvalidSpecError):
-    """A Dockerfile is malformed: where (line and column count from 1), and what is wrong. Nothing was built."""
+    """A Dockerfile is malformed: where (line and column, from 1), and what is wrong. Nothing was built."""
 
     file: str
     line: int
@@ -244,7 +244,7 @@ class RegistryError(DriverError):
 
 
 @define
-class RegistryAuthError(RegistryError, PermissionError):
+class RegistryAuthError(RegistryError):
     """A registry wants other credentials than were found, or forbids it to those."""
 
 

@@ -68,7 +68,7 @@ Report = Callable[[ProgressEvent], object]
 """Takes events, from any thread."""
 
 Progress = Report | bool | None
-"""What users give as ``progress=``: a callable; False for silence; None or True for a bar, where it is seen."""
+"""What users give as ``progress=``: a callable; False: silence; None or True: a bar, where one is seen."""
 
 
 @contextmanager
