@@ -26,7 +26,8 @@ class FetchedManifest:
 
 class Repository:
     """
-    One repository; a context manager. For use from several threads at once: each request has a connection to itself.
+    One repository; a context manager. Threads may share it: each request has
+    a connection to itself.
 
     What can go wrong everywhere: RegistryError (not reached, refused), RegistryAuthError (other credentials
     are needed), FormatError (the answer is malformed).
