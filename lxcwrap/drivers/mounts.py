@@ -126,19 +126,39 @@ def _kernel_messages(context: int) -> str:
     return f"({'; '.join(lines)})" if lines else ""
 
 
+# Where an overlay is written to: the paths of upper and work; or a detached mount that holds both, by the
+# names that `storage.layers.LayerDraft` gives them; or nowhere.
+Upper = tuple[str, str] | int | None
+_IN_DRAFT = ("layer", "work")
+
+
 def overlay_by_descriptors(
-    lowers: Sequence[int], upper: str, work: str, *, options: Sequence[str] = (), attributes: int = 0
+    lowers: Sequence[int], upper: Upper, *, options: Sequence[str] = (), attributes: int = 0
 ) -> int:
-    """A detached overlay over the detached mounts `lowers`, topmost first. Linux 6.13 and newer; no limit."""
-    context = syscall("fsopen", FSOPEN, b"overlay", 1)
-    try:
+    """A detached overlay over the detached mounts `lowers`, topmost first. Linux 6.13 and newer; no limit.
+
+    Without an upper there must be two lowers.
+    """
+    with ExitStack() as stack:
+        context = syscall("fsopen", FSOPEN, b"overlay", 1)
+        stack.callback(os.close, context)
         for fd in lowers:
-            syscall("fsconfig lowerdir+", FSCONFIG, context, _FSCONFIG_SET_FD, b"lowerdir+", None, fd)
-        for option in (f"upperdir={upper}", f"workdir={work}", *_OVERLAY_OPTIONS, *options):
+            _configure_fd(context, b"lowerdir+", fd)
+        if isinstance(upper, int):
+            for key, name in zip((b"upperdir", b"workdir"), _IN_DRAFT, strict=True):
+                fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=upper)
+                stack.callback(os.close, fd)
+                _configure_fd(context, key, fd)
+        elif upper:
+            _configure(context, f"upperdir={upper[0]}")
+            _configure(context, f"workdir={upper[1]}")
+        for option in (*_OVERLAY_OPTIONS, *options):
             _configure(context, option) if "=" in option else _flag(context, option)
         return _create(context, attributes)
-    finally:
-        os.close(context)
+
+
+def _configure_fd(context: int, key: bytes, fd: int) -> None:
+    syscall(f"fsconfig {key.decode()}", FSCONFIG, context, _FSCONFIG_SET_FD, key, None, fd)
 
 
 def _flag(context: int, option: str) -> None:
@@ -147,8 +167,7 @@ def _flag(context: int, option: str) -> None:
 
 def overlay_by_paths(
     lowers: Sequence[int],
-    upper: str,
-    work: str,
+    upper: Upper,
     *,
     scratch: str,
     options: Sequence[str] = (),
@@ -165,15 +184,16 @@ def overlay_by_paths(
                 os.makedirs(str(index), exist_ok=True)
                 attach(fd, str(index))
                 undo.callback(detach, str(index))
+            if isinstance(upper, int):
+                os.makedirs("draft", exist_ok=True)
+                attach(upper, "draft")
+                undo.callback(detach, "draft")
+                upper = (f"draft/{_IN_DRAFT[0]}", f"draft/{_IN_DRAFT[1]}")
             os.makedirs("merged", exist_ok=True)
-            lowerdir = ":".join(str(index) for index in range(len(lowers)))
-            data = ",".join(
-                (
-                    f"lowerdir={lowerdir},upperdir={_escape(upper)},workdir={_escape(work)}",
-                    *_OVERLAY_OPTIONS,
-                    *options,
-                )
-            )
+            directories = ["lowerdir=" + ":".join(str(index) for index in range(len(lowers)))]
+            if upper:
+                directories += [f"upperdir={_escape(upper[0])}", f"workdir={_escape(upper[1])}"]
+            data = ",".join((*directories, *_OVERLAY_OPTIONS, *options))
             syscalls.mount("overlay", "merged", "overlay", 0, data)
             undo.callback(detach, "merged")
             merged = clone_tree("merged")

@@ -94,10 +94,10 @@ def _mount_overlay(scratch: str, userns_fd: int | None) -> str:
     mounts.private_mount_namespace()
     clone = mounts.idmapped_clone(lower, userns_fd)
     if mounts.supports_descriptor_lowers():
-        how, mount = "by descriptors", mounts.overlay_by_descriptors([clone], upper, work)
+        how, mount = "by descriptors", mounts.overlay_by_descriptors([clone], (upper, work))
     else:
         os.mkdir(f"{scratch}/mounts")
-        how, mount = "by paths", mounts.overlay_by_paths([clone], upper, work, scratch=f"{scratch}/mounts")
+        how, mount = "by paths", mounts.overlay_by_paths([clone], (upper, work), scratch=f"{scratch}/mounts")
     mounts.attach(mount, merged)
     seen = os.stat(f"{merged}/file").st_uid
     if seen != owner:

@@ -18,6 +18,7 @@ CLOSE_RANGE, MOUNT_SETATTR = 436, 442
 
 _PR_CAPBSET_DROP, _CAPABILITY_VERSION_3 = 24, 0x20080522
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER = 1, 4, 15, 22, 36
+_PR_SET_SECUREBITS, _NO_SETUID_FIXUP = 28, 1 << 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -36,6 +37,7 @@ _mount = _function("mount", _text, _text, _text, _ulong, _text)
 _umount2 = _function("umount2", _text, _int)
 _prctl = _function("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 _personality = _function("personality", _ulong)
+_setfsuid, _setfsgid = _function("setfsuid", _int), _function("setfsgid", _int)
 
 
 def _checked(result: int, operation: str, path: str | None) -> int:
@@ -83,6 +85,25 @@ def limit_capabilities(mask: int) -> None:
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     _checked(_libc.capset(header, struct.pack("6I", low, low, 0, high, high, 0)), "capset", None)
+
+
+class ActingAs:
+    """Within the block this thread makes files as user and group `owner`, with the capabilities it has. After
+    it the thread no longer gains or loses any by changing its user (capabilities(7), SECBIT_NO_SETUID_FIXUP).
+    """
+
+    def __init__(self, owner: int) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        prctl(_PR_SET_SECUREBITS, _NO_SETUID_FIXUP)
+        self._before = _setfsuid(self._owner), _setfsgid(self._owner)
+        if _setfsuid(-1) != self._owner:  # it reports no error
+            raise OSError(1, f"setfsuid({self._owner}) was refused")
+
+    def __exit__(self, *_: object) -> None:
+        _setfsuid(self._before[0])
+        _setfsgid(self._before[1])
 
 
 def personality(persona: int) -> None:

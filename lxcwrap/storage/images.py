@@ -46,6 +46,10 @@ from .root import RootDir
 from .state import State
 
 _log = logging.getLogger(__name__)
+_LAYERS_IN_USE = """
+    SELECT chain_id, blob FROM image_layers
+    UNION SELECT chain_id, blob FROM build_cache WHERE chain_id IS NOT NULL
+"""
 _ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
 
 
@@ -290,7 +294,7 @@ class ImageStore:
         connection = self.state.connection
         blobs = {digest for row in connection.execute("SELECT id, manifest FROM images") for digest in row}
         chains = set()
-        for row in connection.execute("SELECT chain_id, blob FROM image_layers"):
+        for row in connection.execute(_LAYERS_IN_USE):
             chains.add(row["chain_id"])
             blobs.add(row["blob"])
         for digest in set(self.blobs.digests()) - blobs:

@@ -2,6 +2,7 @@
 
 layers/<hex>/             an unpacked layer, complete whenever the name exists
 layers/.draft-<uuid>/     one being unpacked or deleted; its maker holds a lock (flock) on it
+layers/.draft-<uuid>/{layer,work}   one being written to, as the upper of an overlay
 
 Unpacking does not wait for the disk: writing out a few hundred megabytes takes seconds. Instead a new layer
 carries the boot id in an attribute, until `sweep` knows that it is on disk. One that still has it after the
@@ -14,6 +15,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,6 +37,20 @@ _DRAFT = ".draft-"
 _UNSYNCED = "trusted.lxcwrap.unsynced"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _WRITTEN_BACK_S = 60.0  # the kernel writes by itself what is older than 30 s
+
+
+class LayerDraft(NamedTuple):
+    """A layer being written to: the upper directory of an overlay, and its work directory."""
+
+    path: Path
+
+    @property
+    def layer(self) -> Path:
+        return self.path / "layer"
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
 
 
 class LayerStore:
@@ -91,13 +107,39 @@ class LayerStore:
                 raise FormatError(f"{what}: {error.what}", error.reason) from error
             _verify(what, blob_digest, stream.digest)
             _verify(f"{what}, unpacked", diff_id, stream.diff_id)
-            os.setxattr(draft_fd, _UNSYNCED, _boot_id())
-            try:
-                draft.rename(final)
-            except OSError:
-                if not final.is_dir():  # else another was faster, and has the same
-                    raise
+            self._keep(draft, chain_id)
         return final
+
+    @contextmanager
+    def draft(self, below: Path | None) -> Iterator[LayerDraft]:
+        """An empty layer to be written to, with plain ids; deleted on exit, unless it was kept.
+
+        below: the layer it will lie on, whose root directory it takes owner, mode and time from.
+        """
+        with self._draft() as (path, _fd):
+            draft = LayerDraft(path)
+            for directory in (draft.layer, draft.work):
+                directory.mkdir()
+                directory.chmod(0o755)
+            if below:
+                status = below.stat()
+                os.chown(draft.layer, status.st_uid, status.st_gid)
+                draft.layer.chmod(stat.S_IMODE(status.st_mode))
+                os.utime(draft.layer, ns=(status.st_mtime_ns, status.st_mtime_ns))
+            yield draft
+
+    def keep(self, draft: LayerDraft, chain_id: str) -> None:
+        """The draft, which nobody writes to any more, is the layer `chain_id` from now on."""
+        self._keep(draft.layer, chain_id)
+
+    def _keep(self, directory: Path, chain_id: str) -> None:
+        final = self.path(chain_id)
+        os.setxattr(directory, _UNSYNCED, _boot_id())
+        try:
+            directory.rename(final)
+        except OSError:
+            if not final.is_dir():  # else another was faster, and has the same
+                raise
 
     def remove(self, chain_id: str) -> None:
         """Delete the layer, which no container may use; nothing happens if there is none."""

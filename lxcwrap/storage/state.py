@@ -2,6 +2,7 @@
 
 images(id = config digest) ─< image_layers(position, chain_id, blob)     tags(reference) >─ images
 containers(id, name, image_id, slot = index of the id range, spec) >─ images
+build_cache(key, chain_id, blob): what build steps made
 """
 
 from __future__ import annotations
@@ -48,6 +49,34 @@ MIGRATIONS = (
         owner_start INTEGER NOT NULL      -- that process' start time, as its pid may be used again
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX containers_by_image ON containers(image_id);
+    """,
+    # Builds: their containers need not be of an image, and what their steps made is found again by key.
+    """
+    CREATE TABLE new_containers (
+        id TEXT PRIMARY KEY,              -- 64 hex digits
+        name TEXT NOT NULL UNIQUE,
+        image_id TEXT REFERENCES images(id) ON DELETE RESTRICT,       -- NULL: of a build step
+        phase TEXT NOT NULL CHECK (phase IN ('creating', 'created', 'removing', 'building')),
+        slot INTEGER UNIQUE,              -- index of its id range; NULL: privileged, no range
+        spec TEXT NOT NULL,               -- JSON
+        created_at REAL NOT NULL,
+        owner_pid INTEGER NOT NULL,       -- who is creating or removing it: a dead owner's row is cleaned
+        owner_start INTEGER NOT NULL      -- that process' start time, as its pid may be used again
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO new_containers SELECT * FROM containers;
+    DROP TABLE containers;
+    ALTER TABLE new_containers RENAME TO containers;
+    CREATE INDEX containers_by_image ON containers(image_id);
+    CREATE TABLE build_cache (
+        key TEXT PRIMARY KEY,             -- digest of all that decides what the step makes
+        chain_id TEXT,                    -- of the layer it made, with its blob; NULL: it changed no file
+        diff_id TEXT,
+        blob TEXT,
+        size INTEGER,                     -- bytes of the blob
+        media_type TEXT,
+        created_at REAL NOT NULL,         -- when it was run, Unix time
+        used_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
     """,
 )
 

@@ -10,12 +10,12 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import Any
 
-from ..drivers import mounts
+from ..drivers import mounts, syscalls
 from ..drivers.paths import open_in_root
 from ..ids import IdMap
 from . import volumes
@@ -30,26 +30,40 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
     """A detached mount of the container's root, without its mounts. `by_descriptors` None: what the kernel
     offers; if False, the caller must be in a mount namespace of its own."""
     bundle = plan["bundle"]
-    upper, work = f"{bundle}/upper", f"{bundle}/work"
+    upper: mounts.Upper = (f"{bundle}/upper", f"{bundle}/work")
     options = ["volatile"] if plan["volatile"] else []
     if plan["volatile"]:  # the kernel refuses a second mount over a volatile upper until this is gone
         with suppress(FileNotFoundError):
-            shutil.rmtree(os.path.join(work, "work", "incompat"))
-    lowers: list[int] = []
-    try:
-        lowers += (mounts.idmapped_clone(path, userns_fd, mounts.NODEV) for path in plan["lowers"])
-        if supports_descriptors() if by_descriptors is None else by_descriptors:
-            return mounts.overlay_by_descriptors(
-                lowers, upper, work, options=options, attributes=mounts.NODEV
-            )
-        scratch = f"{bundle}/lowers"
-        os.makedirs(scratch, exist_ok=True)
-        return mounts.overlay_by_paths(
-            lowers, upper, work, scratch=scratch, options=options, attributes=mounts.NODEV
-        )
-    finally:
-        for fd in lowers:
-            os.close(fd)
+            shutil.rmtree(f"{bundle}/work/work/incompat")
+    idmap = IdMap(*plan["idmap"])
+    with ExitStack() as stack:
+        lowers = list(_clones(stack, plan["lowers"], userns_fd))
+        if plan.get("draft"):
+            # It becomes a layer, so it is written with plain ids, through a mapped mount: by one who is
+            # mapped there.
+            (upper,) = _clones(stack, [plan["draft"]], userns_fd)
+            stack.enter_context(syscalls.ActingAs(idmap.base))
+        return _overlay(lowers, upper, f"{bundle}/lowers", options, by_descriptors)
+
+
+def _clones(stack: ExitStack, paths: Iterable[str], userns_fd: int | None) -> Iterator[int]:
+    for path in paths:
+        fd = mounts.idmapped_clone(path, userns_fd, mounts.NODEV)
+        stack.callback(os.close, fd)
+        yield fd
+
+
+def _overlay(
+    lowers: Sequence[int],
+    upper: mounts.Upper,
+    scratch: str,
+    options: Sequence[str] = (),
+    by_descriptors: bool | None = None,
+) -> int:
+    if supports_descriptors() if by_descriptors is None else by_descriptors:
+        return mounts.overlay_by_descriptors(lowers, upper, options=options, attributes=mounts.NODEV)
+    os.makedirs(scratch, exist_ok=True)
+    return mounts.overlay_by_paths(lowers, upper, scratch=scratch, options=options, attributes=mounts.NODEV)
 
 
 def mount_all(plan: Plan, userns_fd: int | None) -> str:

@@ -171,7 +171,7 @@ def test_differences_of_a_real_overlay(directory: Path, userns: int) -> None:
     for name in ("upper", "work"):
         os.chown(directory / name, IDS.base, IDS.base)
     lower = mounts.idmapped_clone(str(directory / "lower"), userns)
-    fd = mounts.overlay_by_descriptors([lower], str(directory / "upper"), str(directory / "work"))
+    fd = mounts.overlay_by_descriptors([lower], (str(directory / "upper"), str(directory / "work")))
     try:
         os.close(lower)
         path = FakeRoot(Path(f"/proc/self/fd/{fd}"), idmap=IDS).path("/")
