@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import builtins
-import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar, Unpack
 
-from . import lifecycle
+from . import lifecycle, making
 from .container import Container
-from .drivers.pidfd import start_time
-from .drivers.seccomp import ensure_profile, init_dir
 from .errors import (
     ContainerNotFoundError,
-    ImageNotFoundError,
     InvalidSpecError,
-    NameInUseError,
     TimeoutExpired,
     WrongStateError,
 )
 from .execution import DEVNULL, PIPE, Streams, Transfer, checked, input_bytes
-from .ids import IdMap
 from .image import Image
 from .images import Images
 from .machinery import Machinery
 from .options import ContainerOptions, make_spec
 from .results import Completed
-from .specs import ContainerSpec, State, spec_to_json
+from .specs import ContainerSpec, State
 from .supervisor.client import Conversation
-from .supervisor.plan import capabilities, make_plan, uses_own_filter
 from .supervisor.records import Record
 
 T = TypeVar("T")
-_FREE_SLOT = """
-    SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM containers WHERE slot = 0) THEN 0 ELSE (
-        SELECT min(slot) + 1 FROM containers AS used WHERE slot IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM containers WHERE slot = used.slot + 1)) END
-"""
+_COUNT = "SELECT count(*) FROM containers WHERE phase != 'building'"
 _BY_KEY = """
-    SELECT id FROM containers WHERE name = ?1 OR (length(?1) > 1 AND id >= ?1 AND id < ?1 || 'g')
+    SELECT id FROM containers WHERE phase != 'building'
+    AND (name = ?1 OR (length(?1) > 1 AND id >= ?1 AND id < ?1 || 'g'))
     ORDER BY name = ?1 DESC LIMIT 2
 """
 
@@ -67,7 +56,7 @@ class Containers:
         return Container(self._machinery, rows[0]["id"])
 
     def _is_name(self, key: str) -> bool:
-        query = "SELECT 1 FROM containers WHERE name = ?"
+        query = "SELECT 1 FROM containers WHERE name = ? AND phase != 'building'"
         return self._machinery.state.connection.execute(query, (key,)).fetchone() is not None
 
     def get(self, key: str, default: T | None = None) -> Container | T | None:
@@ -83,12 +72,12 @@ class Containers:
         return iter(self.list())
 
     def __len__(self) -> int:
-        return int(self._machinery.state.connection.execute("SELECT count(*) FROM containers").fetchone()[0])
+        return int(self._machinery.state.connection.execute(_COUNT).fetchone()[0])
 
     def list(self, *, state: State | None = None) -> list[Container]:
         """All containers, or those in `state`; the newest first."""
         rows = self._machinery.state.connection.execute(
-            "SELECT id FROM containers ORDER BY created_at DESC, id"
+            "SELECT id FROM containers WHERE phase != 'building' ORDER BY created_at DESC, id"
         )
         found = [Container(self._machinery, row["id"]) for row in rows]
         return found if state is None else [container for container in found if _state(container) == state]
@@ -255,56 +244,10 @@ class Containers:
         spec = make_spec(
             found.id, found.config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )
-        slot = self._record(container_id, spec)
-        self._furnish(container_id, spec, machinery.idmap(slot))
+        slot = making.record(machinery, container_id, spec)
+        lowers = machinery.image_store.lower_dirs(spec.image_id)
+        making.furnish(machinery, container_id, spec, machinery.idmap(slot), lowers)
         return spec, slot
-
-    def _record(self, container_id: str, spec: ContainerSpec) -> int | None:
-        """The intent: a row that tells the next `Host` what to clear, should we die. The slot of its ids."""
-        with self._machinery.state.transaction() as change:
-            if change.execute("SELECT 1 FROM containers WHERE name = ?", (spec.name,)).fetchone():
-                raise NameInUseError("container", spec.name)
-            slot: int | None = None if spec.security.privileged else change.execute(_FREE_SLOT).fetchone()[0]
-            me = os.getpid()
-            values = (
-                container_id,
-                spec.name,
-                spec.image_id,
-                slot,
-                spec_to_json(spec),
-                time.time(),
-                me,
-                start_time(me),
-            )
-            try:
-                change.execute("INSERT INTO containers VALUES (?, ?, ?, 'creating', ?, ?, ?, ?, ?)", values)
-            except sqlite3.IntegrityError:
-                raise ImageNotFoundError(spec.image_id) from None  # removed since we looked
-        return slot
-
-    def _furnish(self, container_id: str, spec: ContainerSpec, idmap: IdMap) -> None:
-        machinery, security = self._machinery, spec.security
-        kept, cache = capabilities(security), machinery.root.cache
-        by_liblxc = security.seccomp and not security.privileged and not security.no_new_privs
-        bundle = machinery.bundle(container_id)
-        bundle.mkdir(mode=0o700)
-        machinery.chown(bundle, -1, idmap.base)
-        bundle.chmod(0o710)  # its own root must pass through, nobody else
-        for name in ("upper", "work", "rootfs"):
-            directory = bundle / name
-            directory.mkdir(mode=0o755)
-            if name != "rootfs":
-                machinery.chown(directory, idmap.base, idmap.base)
-        plan = make_plan(
-            spec,
-            container_id=container_id,
-            root=machinery.root.path,
-            idmap=idmap,
-            lowers=machinery.image_store.lower_dirs(spec.image_id),
-            init_dir=init_dir(cache, kept, uses_own_filter(security)),
-            profile=ensure_profile(cache, kept) if by_liblxc else None,
-        )
-        machinery.records(container_id).write("plan", plan)
 
 
 def _state(container: Container) -> State | None:

@@ -76,7 +76,7 @@ def look(machinery: Machinery, container_id: str) -> Run:
         frozen = machinery.cgroups.is_frozen(container_id)
         return Run(State.PAUSED if frozen else State.RUNNING, run, {})
     phase = row(machinery, container_id)["phase"]
-    return Run(State.CREATING if phase == "creating" else State.CREATED, {}, {})
+    return Run(State.CREATING if phase in ("creating", "building") else State.CREATED, {}, {})
 
 
 def begin(

@@ -234,7 +234,7 @@ class ImageStore:
         """Remove images that have neither a tag nor a container, and all garbage. Returns the removed ids."""
         dangling = (
             "SELECT id FROM images WHERE id NOT IN (SELECT image_id FROM tags)"
-            " AND id NOT IN (SELECT image_id FROM containers)"
+            " AND id NOT IN (SELECT image_id FROM containers WHERE image_id IS NOT NULL)"
         )
         with self._change() as connection:  # which also mends index.json
             removed = [row[0] for row in connection.execute(dangling)]

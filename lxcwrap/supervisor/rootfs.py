@@ -35,14 +35,13 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
     if plan["volatile"]:  # the kernel refuses a second mount over a volatile upper until this is gone
         with suppress(FileNotFoundError):
             shutil.rmtree(f"{bundle}/work/work/incompat")
-    idmap = IdMap(*plan["idmap"])
     with ExitStack() as stack:
         lowers = list(_clones(stack, plan["lowers"], userns_fd))
         if plan.get("draft"):
             # It becomes a layer, so it is written with plain ids, through a mapped mount: by one who is
             # mapped there.
             (upper,) = _clones(stack, [plan["draft"]], userns_fd)
-            stack.enter_context(syscalls.ActingAs(idmap.base))
+            stack.enter_context(syscalls.ActingAs(IdMap(*plan["idmap"]).base))
         return _overlay(lowers, upper, f"{bundle}/lowers", options, by_descriptors)
 
 

@@ -1,0 +1,90 @@
+"""A container's row and directory: the intent first, then all that its start needs."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from .drivers.pidfd import start_time
+from .drivers.seccomp import ensure_profile, init_dir
+from .errors import ImageNotFoundError, NameInUseError
+from .ids import IdMap
+from .machinery import Machinery
+from .specs import ContainerSpec, spec_to_json
+from .supervisor.plan import capabilities, make_plan, uses_own_filter
+
+_FREE_SLOT = """
+    SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM containers WHERE slot = 0) THEN 0 ELSE (
+        SELECT min(slot) + 1 FROM containers AS used WHERE slot IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM containers WHERE slot = used.slot + 1)) END
+"""
+
+
+def record(
+    machinery: Machinery,
+    container_id: str,
+    spec: ContainerSpec,
+    phase: Literal["creating", "building"] = "creating",
+) -> int | None:
+    """The intent: a row that tells the next `Host` what to clear, should we die. The slot of its ids.
+
+    Raises NameInUseError, ImageNotFoundError.
+    """
+    with machinery.state.transaction() as change:
+        if change.execute("SELECT 1 FROM containers WHERE name = ?", (spec.name,)).fetchone():
+            raise NameInUseError("container", spec.name)
+        slot: int | None = None if spec.security.privileged else change.execute(_FREE_SLOT).fetchone()[0]
+        me = os.getpid()
+        values = (
+            container_id,
+            spec.name,
+            spec.image_id or None,
+            phase,
+            slot,
+            spec_to_json(spec),
+            time.time(),
+            me,
+            start_time(me),
+        )
+        try:
+            change.execute("INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        except sqlite3.IntegrityError:
+            raise ImageNotFoundError(spec.image_id) from None  # removed since we looked
+    return slot
+
+
+def furnish(
+    machinery: Machinery,
+    container_id: str,
+    spec: ContainerSpec,
+    idmap: IdMap,
+    lowers: Sequence[Path],
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Its directory, with a plan over `lowers`, topmost first. more: what else the plan says."""
+    security = spec.security
+    kept, cache = capabilities(security), machinery.root.cache
+    by_liblxc = security.seccomp and not security.privileged and not security.no_new_privs
+    bundle = machinery.bundle(container_id)
+    bundle.mkdir(mode=0o700)
+    machinery.chown(bundle, -1, idmap.base)
+    bundle.chmod(0o710)  # its own root must pass through, nobody else
+    for name in ("upper", "work", "rootfs"):
+        directory = bundle / name
+        directory.mkdir(mode=0o755)
+        if name != "rootfs":
+            machinery.chown(directory, idmap.base, idmap.base)
+    plan = make_plan(
+        spec,
+        container_id=container_id,
+        root=machinery.root.path,
+        idmap=idmap,
+        lowers=lowers,
+        init_dir=init_dir(cache, kept, uses_own_filter(security)),
+        profile=ensure_profile(cache, kept) if by_liblxc else None,
+    )
+    machinery.records(container_id).write("plan", {**plan, **(more or {})})
