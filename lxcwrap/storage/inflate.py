@@ -68,7 +68,7 @@ class PlainStream:
         while len(self._head) < _MAGIC_SIZE and (chunk := next(self._source, b"")):
             self._head += chunk
         self.compression = self._detect(self._head)
-        self._chunks = _ahead(self._counted(_ahead(self._inflated())))
+        self._chunks = ahead(self._counted(ahead(self._inflated())))
 
     @property
     def digest(self) -> str:
@@ -250,7 +250,7 @@ class _End:
         self.error = error
 
 
-def _ahead(chunks: Chunks) -> Chunks:
+def ahead(chunks: Chunks) -> Chunks:
     """`chunks`, a generator, run in a thread of its own, a few chunks ahead. Its error is raised here."""
     free = threading.Semaphore(_QUEUED)
     ready: SimpleQueue[bytes | _End] = SimpleQueue()
