@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, Literal, NamedTuple
 
-from ..errors import DigestMismatchError, FormatError
+from ..errors import FormatError, NotFoundError
 from ..oci import (
     MAX_DOCUMENT,
     OCI_CONFIG,
@@ -20,10 +20,43 @@ from ..oci import (
     digest_of,
 )
 from .blobs import BlobStore
-from .inflate import PlainStream
-from .layers import MAX_LAYER_BYTES, IngestedLayer, LayerStore
+from .layers import IngestedLayer, LayerStore
+from .parallel import Stop, side_by_side
 
 MAX_LAYERS: Final = 500  # of one overlay (OVL_MAX_STACK in the kernel)
+_THREADS: Final = 3  # layers at a time: one waits for the network, or the disk, while two are unpacked
+_READ: Final = 1 << 18
+
+Phase = Literal["transferring", "unpacking", "present", "done"]
+
+
+def _nothing_more(descriptor: Descriptor) -> Generator[bytes, None, None]:
+    raise NotFoundError(f"no blob {descriptor.digest}: load or pull its image again")
+
+
+class Origin(NamedTuple):
+    """
+    Where content comes from that is not in the store.
+
+    fetch: the content of a descriptor, which need not be right; called from several threads, each of which
+    closes what it got. abort: makes those that wait in one raise; called from another thread.
+    tell: how far a layer is, in bytes; called from any thread.
+    """
+
+    fetch: Callable[[Descriptor], Generator[bytes, None, None]] = _nothing_more
+    abort: Callable[[], object] = lambda: None
+    tell: Callable[[Descriptor, Phase, int], object] = lambda descriptor, phase, done_bytes: None
+
+
+NOWHERE: Final = Origin()
+"""For what is in the blob store already."""
+
+
+class _Place(NamedTuple):
+    """One layer of the stack: what a blob is to be unpacked as."""
+
+    chain: str
+    diff_id: str
 
 
 class NewImage(NamedTuple):
@@ -48,21 +81,26 @@ class Addition:
         self._layers = layers
         self._is_known = is_known
 
-    def add(self, manifest_data: bytes, references: Sequence[Reference] = (), *, what: str = "image") -> str:
+    def add(
+        self,
+        manifest_data: bytes,
+        references: Sequence[Reference] = (),
+        *,
+        origin: Origin = NOWHERE,
+        what: str = "image",
+    ) -> str:
         """
-        Add the image of a manifest whose config and layers are in the blob store; its id.
+        Add the image of a manifest; its id. What of it is not stored yet comes from `origin`.
 
-        Raises FormatError when manifest, config and layers do not fit together, DigestMismatchError when the
-        content of a layer is not what the config says.
+        Raises FormatError when manifest, config and layers do not fit together, DigestMismatchError when
+        content is not what manifest or config say; and what `origin` raises.
         """
         manifest = Manifest.parse(manifest_data, f"{what}: manifest")
-        config = ImageConfig.parse(
-            self.blobs.read(manifest.config.digest, limit=MAX_DOCUMENT), f"{what}: config"
-        )
+        config = self._config(manifest.config, origin, what)
         _check(manifest, config, what)
         chains = chain_ids(config.diff_ids)
-        for chain, diff_id, layer in zip(chains, config.diff_ids, manifest.layers, strict=True):
-            self._add_layer(chain, diff_id, layer.digest)
+        places = [_Place(*place) for place in zip(chains, config.diff_ids, strict=True)]
+        self._add_layers(manifest.layers, places, origin, what)
         digest, _ = self.blobs.put_bytes(manifest_data)
         blobs = (str(layer.digest) for layer in manifest.layers)
         stack = tuple(zip(map(str, chains), blobs, strict=True))
@@ -88,13 +126,75 @@ class Addition:
         )
         return self.add(manifest.to_json(), references, what=what)
 
-    def _add_layer(self, chain: str, diff_id: str, blob: str) -> None:
-        """Unpack the blob, or make sure that it is what was unpacked as this layer before."""
-        path = self.blobs.path(blob)
-        if not self._layers.has(chain):
-            self._layers.unpack(chain, path, diff_id=diff_id, blob_digest=blob)
-        elif not self._is_known(chain, blob) and (actual := _plain_digest(path)) != diff_id:
-            raise DigestMismatchError(f"layer {blob}, unpacked", diff_id, actual)
+    def _config(self, descriptor: Descriptor, origin: Origin, what: str) -> ImageConfig:
+        if descriptor.size > MAX_DOCUMENT:
+            raise FormatError(what, f"its config has more than {MAX_DOCUMENT} bytes")
+        if not self._has(descriptor, what):
+            with closing(origin.fetch(descriptor)) as chunks:
+                self.blobs.put(chunks, expected=descriptor.digest, size=descriptor.size)
+        return ImageConfig.parse(
+            self.blobs.read(descriptor.digest, limit=MAX_DOCUMENT), f"{what}: config {descriptor.digest}"
+        )
+
+    def _has(self, descriptor: Descriptor, what: str) -> bool:
+        if not self.blobs.has(descriptor.digest):
+            return False
+        if (size := self.blobs.size(descriptor.digest)) != descriptor.size:
+            raise FormatError(
+                what, f"says of {descriptor.digest} that it has {descriptor.size} bytes: it has {size}"
+            )
+        return True
+
+    def _add_layers(
+        self, layers: Sequence[Descriptor], places: Sequence[_Place], origin: Origin, what: str
+    ) -> None:
+        by_blob: dict[str, tuple[Descriptor, list[_Place]]] = {}  # one may be in several places
+        for layer, place in zip(layers, places, strict=True):
+            by_blob.setdefault(layer.digest, (layer, []))[1].append(place)
+        stop = Stop(origin.abort)
+        tasks = []
+        # The largest first, so that no thread is left with it at the end.
+        for layer, wanted in sorted(by_blob.values(), key=lambda item: item[0].size, reverse=True):
+            is_here = self._has(layer, what)
+            if missing := [place for place in wanted if not self._is_done(place, layer)]:
+                tasks.append(partial(self._add_layer, layer, missing, is_here, origin, stop))
+            elif is_here:
+                origin.tell(layer, "present", layer.size)
+            else:
+                tasks.append(partial(self._add_layer, layer, wanted[:1], is_here, origin, stop))
+        side_by_side(tasks, threads=_THREADS, stop=stop)
+
+    def _is_done(self, place: _Place, layer: Descriptor) -> bool:
+        return self._layers.has(place.chain) and self._is_known(place.chain, layer.digest)
+
+    def _add_layer(
+        self, layer: Descriptor, places: Sequence[_Place], is_here: bool, origin: Origin, stop: Stop
+    ) -> None:
+        if not is_here:  # stored in the same pass that unpacks it at its first place
+            self._receive(layer, places[0], origin, stop)
+            places = places[1:]
+        for place in places:
+            origin.tell(layer, "unpacking", 0)
+            with self.blobs.open(layer.digest) as file:
+                self._take(layer, place, stop.watch(iter(partial(file.read, _READ), b"")))
+        origin.tell(layer, "done", layer.size)
+
+    def _receive(self, layer: Descriptor, place: _Place, origin: Origin, stop: Stop) -> None:
+        def chunks() -> Iterator[bytes]:
+            for chunk in stop.watch(fetched):
+                blob.write(chunk)
+                origin.tell(layer, "transferring", blob.size)
+                yield chunk
+
+        what = f"blob {layer.digest}"
+        with closing(origin.fetch(layer)) as fetched, self.blobs.writer(limit=layer.size, what=what) as blob:
+            self._take(layer, place, chunks())
+            if blob.size != layer.size:
+                raise FormatError(what, f"has {blob.size} of the {layer.size} bytes it was announced with")
+            blob.commit(expected=layer.digest)
+
+    def _take(self, layer: Descriptor, place: _Place, chunks: Iterator[bytes]) -> None:
+        self._layers.take(place.chain, chunks, diff_id=place.diff_id, blob_digest=layer.digest)
 
 
 def _check(manifest: Manifest, config: ImageConfig, what: str) -> None:
@@ -105,10 +205,3 @@ def _check(manifest: Manifest, config: ImageConfig, what: str) -> None:
         raise FormatError(what, f"{counts}: both must name the same, and at least one")
     if len(config.diff_ids) > MAX_LAYERS:
         raise FormatError(what, f"has {len(config.diff_ids)} layers; the kernel takes {MAX_LAYERS}")
-
-
-def _plain_digest(path: Path) -> str:
-    with closing(PlainStream(path, what=f"layer {path.name}", limit=MAX_LAYER_BYTES)) as stream:
-        for _ in stream:
-            pass
-        return stream.diff_id

@@ -19,7 +19,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,25 +90,33 @@ class LayerStore:
         is kept then.
         """
         final = self.path(chain_id)
-        if final.is_dir():
-            return final
+        if not final.is_dir():
+            self.take(chain_id, source, diff_id=diff_id, blob_digest=blob_digest, progress=progress)
+        return final
+
+    def take(
+        self,
+        chain_id: str,
+        source: Source,
+        *,
+        diff_id: str,
+        blob_digest: str | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """As `unpack`, but `source` is read to its end and verified also if the layer is there."""
         what = f"layer {Digest(diff_id)}"
         with (
-            self._draft() as (draft, draft_fd),
             closing(PlainStream(source, what=what, limit=self._max_bytes)) as stream,
+            self._draft() if not self.has(chain_id) else nullcontext() as draft,
         ):
-            try:
-                unpack_tar(TarReader(_reporting(stream, progress)), draft_fd)
-            except (FormatError, KernelError) as error:
-                if stream.source_error is not None:
-                    raise stream.source_error from None
-                if isinstance(error, KernelError) or error.what == what:
-                    raise
-                raise FormatError(f"{what}: {error.what}", error.reason) from error
+            if draft:
+                _unpack(stream, draft[1], what, progress)
+            for _ in stream:
+                pass
             _verify(what, blob_digest, stream.digest)
             _verify(f"{what}, unpacked", diff_id, stream.diff_id)
-            self._keep(draft, chain_id)
-        return final
+            if draft:
+                self._keep(draft[0], chain_id)
 
     @contextmanager
     def draft(self, below: Path | None) -> Iterator[LayerDraft]:
@@ -237,6 +245,17 @@ class LayerStore:
 
 def _boot_id() -> bytes:
     return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+
+
+def _unpack(stream: PlainStream, target: int, what: str, progress: Callable[[int], object] | None) -> None:
+    try:
+        unpack_tar(TarReader(_reporting(stream, progress)), target)
+    except (FormatError, KernelError) as error:
+        if stream.source_error is not None:
+            raise stream.source_error from None
+        if isinstance(error, KernelError) or error.what == what:
+            raise
+        raise FormatError(f"{what}: {error.what}", error.reason) from error
 
 
 def _reporting(stream: PlainStream, progress: Callable[[int], object] | None) -> Iterator[bytes]:

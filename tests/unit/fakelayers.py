@@ -40,6 +40,9 @@ class FakeLayers:
         (self.path(chain_id) / "archive").write_bytes(plain)
         return self.path(chain_id)
 
+    def take(self, chain_id: str, source: Source, *, diff_id: str, blob_digest: str | None = None) -> None:
+        self.unpack(chain_id, source, diff_id=diff_id, blob_digest=blob_digest)
+
     def remove(self, chain_id: str) -> None:
         shutil.rmtree(self.path(chain_id), ignore_errors=True)
 
