@@ -48,7 +48,7 @@ class ImageNotFoundError(NotFoundError):
     def __str__(self) -> str:
         if self.candidates:
             return f"{self.reference!r} begins more than one image id: {', '.join(self.candidates)}"
-        return f"no image {self.reference!r}: load(), import_rootfs() or bootstrap() it first"
+        return f"no image {self.reference!r}: pull(), build(), load() or bootstrap() it first"
 
 
 @define

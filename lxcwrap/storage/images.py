@@ -95,11 +95,28 @@ class ImageStore:
         return str(rows[0][0])
 
     def _find_reference(self, reference: Reference) -> str | None:
-        query, value = "SELECT image_id FROM tags WHERE reference = ?", str(reference)
         if reference.digest:  # names the content: registry and tag no longer matter
-            query, value = "SELECT id FROM images WHERE manifest = ?", reference.digest
-        row = self.state.connection.execute(query, (value,)).fetchone()
+            return next(iter(self.with_digest(reference.digest)), None)
+        query = "SELECT image_id FROM tags WHERE reference = ?"
+        row = self.state.connection.execute(query, (str(reference),)).fetchone()
         return row and str(row[0])
+
+    def with_digest(self, digest: str) -> list[str]:
+        """The images of a manifest or, one for each platform, of an index; the newest first."""
+        query = (
+            "SELECT id FROM images WHERE manifest = :digest"
+            " OR id IN (SELECT image_id FROM sources WHERE digest = :digest) ORDER BY created_at DESC"
+        )
+        return [row[0] for row in self.state.connection.execute(query, {"digest": digest})]
+
+    def repositories_with(self, blob: str, registry: str) -> list[str]:
+        """Repositories of `registry` that had images with this layer, when these were pulled or pushed."""
+        query = (
+            "SELECT DISTINCT repository FROM sources JOIN image_layers USING (image_id) WHERE blob = ?"
+            " ORDER BY repository"
+        )
+        rows = self.state.connection.execute(query, (blob,))
+        return [row[0].removeprefix(f"{registry}/") for row in rows if row[0].startswith(f"{registry}/")]
 
     def ids(self) -> list[str]:
         """All images, the newest first."""
@@ -200,14 +217,19 @@ class ImageStore:
                 # Else it is here, perhaps compressed in another way: the blobs it has serve.
                 complete &= stored is None or stored[0] == image.manifest
                 for reference in image.references:
-                    _set_tag(connection, image.id, reference)
+                    _set_name(connection, image.id, reference)
         return complete
 
-    def tag(self, image_id: str, reference: Reference) -> None:
-        """Let `reference` name this image, whatever it named before. Raises ImageNotFoundError."""
+    def tag(self, image_id: str, *references: Reference) -> None:
+        """
+        Let each of `references` name this image, whatever they named before. Raises ImageNotFoundError.
+
+        One with a digest becomes no tag: it is remembered as what the image is in a registry.
+        """
         with self._change() as connection:
             try:
-                _set_tag(connection, image_id, reference)
+                for reference in references:
+                    _set_name(connection, image_id, reference)
             except sqlite3.IntegrityError:
                 _not_found(image_id)
 
@@ -322,7 +344,14 @@ def _insert(connection: sqlite3.Connection, image: NewImage) -> None:
     )
 
 
-def _set_tag(connection: sqlite3.Connection, image_id: str, reference: Reference) -> None:
+def _set_name(connection: sqlite3.Connection, image_id: str, reference: Reference) -> None:
+    if reference.digest:
+        repository = f"{reference.registry}/{reference.repository}"
+        connection.execute(
+            "INSERT INTO sources VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (reference.digest, repository, image_id),
+        )
+        return
     connection.execute(
         "INSERT INTO tags VALUES (?, ?) ON CONFLICT (reference) DO UPDATE SET image_id = excluded.image_id",
         (str(reference), image_id),

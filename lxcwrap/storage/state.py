@@ -2,6 +2,7 @@
 
 images(id = config digest) ─< image_layers(position, chain_id, blob)     tags(reference) >─ images
 containers(id, name, image_id, slot = index of the id range, spec) >─ images
+sources(digest, repository) >─ images: where registries have an image, or had it
 build_cache(key, chain_id, blob): what build steps made
 """
 
@@ -77,6 +78,15 @@ MIGRATIONS = (
         created_at REAL NOT NULL,         -- when it was run, Unix time
         used_at REAL NOT NULL
     ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE sources (
+        digest TEXT NOT NULL,             -- of a manifest, or of an index that led to the image
+        repository TEXT NOT NULL,         -- registry/repository it was pulled from, or pushed to
+        image_id TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,
+        PRIMARY KEY (digest, repository, image_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sources_by_image ON sources(image_id);
     """,
 )
 
