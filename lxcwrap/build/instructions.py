@@ -278,7 +278,7 @@ class Dockerfile:
     def find(self, name: str, *, before: int | None = None, by_number: bool = True) -> Stage | None:
         """The last stage with this alias, in any case, or with this number; only of those `before` one.
 
-        COPY --from, mounts and ``target=`` take numbers, FROM does not.
+        COPY --from and ``target=`` take numbers, FROM and mounts do not.
         """
         stages = self.stages[:before]
         for stage in reversed(stages):
