@@ -103,6 +103,12 @@ def _check_schema(members: JsonObject, allowed: frozenset[str]) -> str:
     return media_type
 
 
+def _check_only(members: JsonObject, kind: str, others: tuple[str, ...]) -> None:
+    # Who reads it as the one must not see other content than who reads it as the other (CVE-2021-41190).
+    if found := [key for key in others if key in members]:
+        raise FormatError(members.what, f"has {', '.join(found)}, as no {kind} has")
+
+
 @frozen(kw_only=True)
 class Manifest:
     """One image: its config and its layers, lowest first."""
@@ -116,6 +122,7 @@ class Manifest:
     def parse(cls, data: bytes, what: str = "manifest") -> Manifest:
         """Raises FormatError: not a manifest, or one of something that is not a container image."""
         members = JsonObject.parse(data, what)
+        _check_only(members, "manifest", ("manifests",))
         config = Descriptor._parse(members.member("config"))
         media_type = _check_schema(members, MANIFEST_TYPES) or (
             DOCKER_MANIFEST if config.media_type == DOCKER_CONFIG else OCI_MANIFEST
@@ -157,6 +164,7 @@ class Index:
     @classmethod
     def parse(cls, data: bytes, what: str = "index") -> Index:
         members = JsonObject.parse(data, what)
+        _check_only(members, "index", ("config", "layers"))
         return cls(
             media_type=_check_schema(members, INDEX_TYPES) or OCI_INDEX,
             manifests=tuple(Descriptor._parse(item) for item in members.members("manifests")),
@@ -171,3 +179,23 @@ class Index:
                 "manifests": [manifest.document() for manifest in self.manifests],
             }
         )
+
+    def images(self, platform: Platform | None, what: str) -> list[Descriptor]:
+        """
+        Those of the manifests that are images for `platform`, by default this machine's; all images, if they
+        are not told apart by platform. Raises UnsupportedError: none is for it.
+        """
+        images = [item for item in self.manifests if _is_image(item)]
+        platforms = [item.platform for item in images if item.platform]
+        if len(set(platforms)) < 2:
+            return images
+        wanted = platform or Platform.host()
+        wanted.require(platforms, what)
+        best = max(platforms, key=wanted.rank)
+        return [item for item in images if item.platform == best]
+
+
+def _is_image(item: Descriptor) -> bool:
+    """Not a signature, nor one of BuildKit's attestations, whose platform is unknown/unknown."""
+    unknown = item.platform is not None and item.platform.os == "unknown"
+    return not unknown and item.media_type in (*INDEX_TYPES, *MANIFEST_TYPES, "")

@@ -15,7 +15,6 @@ from typing import Final
 from ..errors import DigestMismatchError, FormatError, InvalidSpecError
 from ..oci import (
     INDEX_TYPES,
-    MANIFEST_TYPES,
     MAX_DOCUMENT,
     REF_NAME,
     Descriptor,
@@ -71,33 +70,24 @@ class _Layout:
         ids = [
             self._add_image(manifest, name)
             for name, offered in _by_name(index.manifests)
-            for manifest in self._choose(offered, depth=0)
+            for manifest in self._choose(Index(manifests=tuple(offered)), depth=0)
         ]
         if not ids:
             raise FormatError(self.what, "holds no image")
         return list(dict.fromkeys(ids))  # one image may go by several names
 
-    def _choose(self, offered: Sequence[Descriptor], *, depth: int) -> list[Descriptor]:
+    def _choose(self, offered: Index, *, depth: int) -> list[Descriptor]:
         """The manifests to take of what goes by one name."""
         if depth > _MAX_DEPTH:
             raise FormatError(self.what, f"its indexes are nested more than {_MAX_DEPTH} deep")
         chosen = []
-        for item in self._for_platform([item for item in offered if _is_image(item)]):
+        for item in offered.images(self._platform, self.what):
             if self._is_index(item):
                 nested = Index.parse(self._read(item), f"{self.what}: index {item.digest}")
-                chosen += self._choose(nested.manifests, depth=depth + 1)[:1]
+                chosen += self._choose(nested, depth=depth + 1)[:1]
             else:
                 chosen.append(item)
         return chosen
-
-    def _for_platform(self, images: list[Descriptor]) -> list[Descriptor]:
-        platforms = [item.platform for item in images if item.platform]
-        if len(set(platforms)) < 2:
-            return images
-        wanted = self._platform or Platform.host()
-        best = max(platforms, key=wanted.rank)
-        wanted.require(platforms, self.what)
-        return [item for item in images if item.platform == best]
 
     def _is_index(self, item: Descriptor) -> bool:
         return item.media_type in INDEX_TYPES or (not item.media_type and Index.is_one(self._read(item)))
@@ -145,12 +135,6 @@ class _Layout:
 
 def _blob_name(descriptor: Descriptor) -> str:
     return f"blobs/sha256/{descriptor.digest.hex}"
-
-
-def _is_image(item: Descriptor) -> bool:
-    """Not a signature, nor one of BuildKit's attestations, whose platform is unknown/unknown."""
-    unknown = item.platform is not None and item.platform.os == "unknown"
-    return not unknown and item.media_type in (*INDEX_TYPES, *MANIFEST_TYPES, "")
 
 
 def _by_name(manifests: Sequence[Descriptor]) -> Iterator[tuple[str, list[Descriptor]]]:
