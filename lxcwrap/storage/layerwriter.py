@@ -1,7 +1,7 @@
 """A directory tree, plain or the upper of an overlay, as the tar of a layer; the way back of unpack.py.
 
 The same tree always gives the same bytes: entries sorted, whole seconds, numeric ids, no names of users,
-attributes sorted. `ingest_layer(blobs, tar_chunks(read_tree(root)), compress=True)` makes a layer blob of it.
+attributes sorted. `packing.pack_layer(blobs, read_tree(root))` makes a layer blob of it.
 
 The tree may belong to a container that runs: it is walked by file descriptors and no link is followed, so
 that a directory swapped for a link shows nothing of the host.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import FormatError, InvalidSpecError
@@ -23,7 +23,10 @@ from .unpack import MAX_DEPTH, OPAQUE_MARKER, OPAQUE_XATTR, WHITEOUT_PREFIX, is_
 Member = tuple[Entry, Iterable[bytes]]
 """An entry, and the content of exactly its size."""
 
-_CHUNK = 1 << 18
+_READ = 1 << 18
+# Who takes the chunks works in another thread. The kernel keeps two threads on one processor that wake one
+# another more often than every half millisecond.
+_CHUNK = 1 << 20
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _KIND = {
     stat.S_IFREG: Kind.FILE,
@@ -57,40 +60,56 @@ def source_date_epoch(environ: Mapping[str, str] = os.environ) -> int | None:
     return int(text)
 
 
-def read_tree(root: Path, *, ids: IdMap = IDENTITY, newest_s: int | None = None) -> Iterator[Member]:
+def read_tree(
+    root: Path | int,
+    *,
+    ids: IdMap = IDENTITY,
+    newest_s: int | None = None,
+    leave_out: Collection[str] = (),
+) -> Iterator[Member]:
     """
     Everything below `root`, and `root` itself, in the order and form of a layer. Sockets are left out.
 
-    ids: how the ids on disk are shifted; those in the archive are the inner ones. newest_s: later times
-    become this one (`source_date_epoch()`). Overlay whiteouts and opaque directories become ``.wh.`` entries.
+    root: path or open descriptor of a directory. ids: how the ids on disk are shifted; those in the archive
+    are the inner ones. newest_s: later times become this one (`source_date_epoch()`). leave_out: absolute
+    paths without an entry, ``/`` for that of `root`; a directory is left out with all that is in it. Overlay
+    whiteouts and opaque directories become ``.wh.`` entries.
 
     Raises FormatError: the tree cannot be a layer: a name begins with ``.wh.``, it is too deep, overlayfs
     wrote to it with redirect_dir or metacopy, or it changes while it is read.
     """
-    yield from _TreeReader(ids, newest_s).directory(os.open(root, _OPEN | os.O_DIRECTORY), b"", 0)
+    path, parent = (root, None) if isinstance(root, Path) else (".", root)
+    fd = os.open(path, _OPEN | os.O_DIRECTORY, dir_fd=parent)
+    yield from _TreeReader(ids, newest_s, frozenset(map(os.fsencode, leave_out))).directory(fd, b"", 0)
 
 
 class _TreeReader:
-    def __init__(self, ids: IdMap, newest_s: int | None) -> None:
+    def __init__(self, ids: IdMap, newest_s: int | None, left_out: frozenset[bytes]) -> None:
         self._ids = ids
         self._newest_s = newest_s
+        self._left_out = left_out
         self._first_names: dict[tuple[int, int], bytes] = {}
 
     def directory(self, fd: int, prefix: bytes, depth: int) -> Iterator[Member]:
         """The directory `fd`, which is closed, and all below it."""
         try:
             xattrs = _xattrs(fd, prefix)
-            yield self._entry(prefix or b"./", os.fstat(fd), xattrs), ()
+            if prefix or b"/" not in self._left_out:
+                yield self._entry(prefix or b"./", os.fstat(fd), xattrs), ()
             if xattrs.get(OPAQUE_XATTR.encode()) == b"y":
                 yield Entry(prefix + OPAQUE_MARKER, Kind.FILE), ()
             for name in sorted(map(os.fsencode, os.listdir(fd))):
-                yield from self._member(fd, name, prefix, depth)
+                if b"/" + prefix + name not in self._left_out:
+                    yield from self._member(fd, name, prefix, depth)
         finally:
             os.close(fd)
 
     def _member(self, parent: int, name: bytes, prefix: bytes, depth: int) -> Iterator[Member]:
         path = prefix + name
-        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            raise _changed(path) from None
         if is_whiteout(status):
             yield Entry(prefix + WHITEOUT_PREFIX + name, Kind.FILE), ()
             return
@@ -113,14 +132,14 @@ class _TreeReader:
         elif stat.S_ISREG(status.st_mode):
             yield from self._file(parent, name, path, status)
         else:
-            link = os.readlink(name, dir_fd=parent) if stat.S_ISLNK(status.st_mode) else b""
+            link = _link(parent, name, path) if stat.S_ISLNK(status.st_mode) else b""
             yield self._entry(path, status)._replace(link=link), ()
 
     def _file(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> Iterator[Member]:
         fd = _open(parent, name, path, status)
         try:
             status = os.fstat(fd)
-            yield self._entry(path, status, _xattrs(fd, path)), _content(fd, status.st_size)
+            yield self._entry(path, status, _xattrs(fd, path)), _content(fd, path, status)
         finally:
             os.close(fd)
 
@@ -165,7 +184,14 @@ def _open(parent: int, name: bytes, path: bytes, expected: os.stat_result) -> in
     if os.path.samestat(os.fstat(fd), expected):
         return fd
     os.close(fd)
-    raise _unfit(path, "changed while it was read")
+    raise _changed(path)
+
+
+def _link(parent: int, name: bytes, path: bytes) -> bytes:
+    try:
+        return os.readlink(name, dir_fd=parent)
+    except OSError:  # it is gone, or is no link any more
+        raise _changed(path) from None
 
 
 def _xattrs(fd: int, path: bytes) -> dict[bytes, bytes]:
@@ -178,10 +204,17 @@ def _xattrs(fd: int, path: bytes) -> dict[bytes, bytes]:
     return xattrs
 
 
-def _content(fd: int, size: int) -> Iterator[bytes]:
-    while size and (chunk := os.read(fd, min(_CHUNK, size))):
+def _content(fd: int, path: bytes, status: os.stat_result) -> Iterator[bytes]:
+    size = status.st_size
+    while size and (chunk := os.read(fd, min(_READ, size))):
         size -= len(chunk)
         yield chunk
+    if size or os.fstat(fd).st_ctime_ns != status.st_ctime_ns:
+        raise _changed(path)
+
+
+def _changed(path: bytes) -> FormatError:
+    return _unfit(path, "changed while it was read")
 
 
 def _unfit(path: bytes, reason: str) -> FormatError:

@@ -146,13 +146,41 @@ def test_file_that_shrinks(tree: Path) -> None:
         list(chunks)
 
 
-def test_file_that_grows(tree: Path) -> None:
-    """What is appended meanwhile is not read."""
+@pytest.mark.parametrize("data", [b"", b"y" * 600, b"x" * 604], ids=["shorter", "other", "longer"])
+def test_file_that_is_written_meanwhile(tree: Path, data: bytes) -> None:
+    """Half of it old and half of it new is what nobody has written."""
     for member, content in read_tree(tree):
         if member.name == b"b.x":
-            with (tree / "b.x").open("ab") as out:
-                out.write(b"more")
-            assert b"".join(content) == b"x" * 600
+            (tree / "b.x").write_bytes(data)
+            with pytest.raises(FormatError) as caught:
+                list(content)
+            assert "'b.x'" in caught.value.what
+
+
+def test_file_that_vanishes(tree: Path) -> None:
+    """Between its name and its inode."""
+    members = read_tree(tree)
+    next(members), next(members)
+    (tree / "p").unlink()
+    with pytest.raises(FormatError) as caught:
+        list(members)
+    assert "'p'" in caught.value.what
+
+
+def test_what_is_left_out(tree: Path) -> None:
+    """An entry, a directory with all that is in it, and the root's own entry."""
+    names = {member.name for member, _ in read_tree(tree, leave_out=["/", "/b", "/c", "/b.x/none"])}
+    assert names == {b"a", b"b.x", b"p"}
+
+
+def test_a_tree_by_its_descriptor(tree: Path) -> None:
+    """It may be mounted nowhere; the descriptor stays open."""
+    fd = os.open(tree, os.O_PATH)
+    try:
+        assert b"".join(tar_chunks(read_tree(fd))) == written(tree)
+        os.fstat(fd)
+    finally:
+        os.close(fd)
 
 
 def test_large_numbers(tmp_path: Path) -> None:
