@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import lru_cache
 from typing import IO, Any, NamedTuple
@@ -80,9 +80,16 @@ def look(machinery: Machinery, container_id: str) -> Run:
 
 
 def begin(
-    machinery: Machinery, container_id: str, spec: ContainerSpec, slot: int | None, streams: Streams
+    machinery: Machinery,
+    container_id: str,
+    spec: ContainerSpec,
+    slot: int | None,
+    streams: Streams,
+    given: Sequence[int] = (),
 ) -> Conversation:
-    """Ask for a start; the conversation tells how it goes. `streams` become those of the main process."""
+    """Ask for a start; the conversation tells how it goes. `streams` become those of the main process.
+
+    given: mounts that its plan counts on."""
     message = {
         "op": "launch",
         "id": container_id,
@@ -94,7 +101,7 @@ def begin(
         "stdio": streams.names,
     }
     try:
-        return machinery.supervisor.ask(message, streams.fds, what=f"start of {spec.name}")
+        return machinery.supervisor.ask(message, [*streams.fds, *given], what=f"start of {spec.name}")
     finally:
         streams.sent()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from .drivers.pidfd import start_time
 from .drivers.seccomp import ensure_profile, init_dir
@@ -15,7 +15,7 @@ from .errors import ImageNotFoundError, NameInUseError
 from .ids import IdMap
 from .machinery import Machinery
 from .specs import ContainerSpec, spec_to_json
-from .supervisor.plan import capabilities, make_plan, uses_own_filter
+from .supervisor.plan import Plan, capabilities, make_plan, uses_own_filter
 
 _FREE_SLOT = """
     SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM containers WHERE slot = 0) THEN 0 ELSE (
@@ -63,9 +63,9 @@ def furnish(
     spec: ContainerSpec,
     idmap: IdMap,
     lowers: Sequence[Path],
-    more: Mapping[str, Any] | None = None,
-) -> None:
-    """Its directory, with a plan over `lowers`, topmost first. more: what else the plan says."""
+    complete: Callable[[Plan], Plan] = lambda plan: plan,
+) -> Plan:
+    """Its directory, with a plan over `lowers`, topmost first. complete: gives the plan its last form."""
     security = spec.security
     kept, cache = capabilities(security), machinery.root.cache
     by_liblxc = security.seccomp and not security.privileged and not security.no_new_privs
@@ -87,4 +87,6 @@ def furnish(
         init_dir=init_dir(cache, kept, uses_own_filter(security)),
         profile=ensure_profile(cache, kept) if by_liblxc else None,
     )
-    machinery.records(container_id).write("plan", {**plan, **(more or {})})
+    plan = complete(plan)
+    machinery.records(container_id).write("plan", plan)
+    return plan

@@ -67,13 +67,14 @@ StepMount = TreeMount | CacheMount | TmpfsMount | SecretMount
 class RunStep:
     """One command. lowers: the layers below, topmost first. draft: what the command writes is in it after.
 
-    user: as in a `ContainerSpec`. env: complete, with secrets that are wanted as variables.
+    user: as in a `ContainerSpec`. env: complete, but for secret_env, which is written to no disk.
     """
 
     argv: tuple[str, ...]
     lowers: tuple[Path, ...]
     draft: LayerDraft
-    env: Mapping[str, str] = field(factory=dict, repr=False)
+    env: Mapping[str, str] = field(factory=dict)
+    secret_env: Mapping[str, str] = field(factory=dict, repr=False)
     cwd: str = "/"
     user: str = ""
     mounts: tuple[StepMount, ...] = ()

@@ -10,18 +10,16 @@ import os
 import posixpath
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from typing import Any
 
 from ..drivers import mounts, syscalls
 from ..drivers.paths import open_in_root
 from ..ids import IdMap
-from . import volumes
+from . import stepmounts, volumes
+from .layered import Plan, clones, overlay_over
 
-supports_descriptors = cache(mounts.supports_descriptor_lowers)
-Plan = Mapping[str, Any]
 _MAX_LINKS = 40  # as the kernel (path_resolution(7))
 _DATA = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
 
@@ -36,60 +34,45 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
         with suppress(FileNotFoundError):
             shutil.rmtree(f"{bundle}/work/work/incompat")
     with ExitStack() as stack:
-        lowers = list(_clones(stack, plan["lowers"], userns_fd))
+        lowers = list(clones(stack, plan["lowers"], userns_fd))
         if plan.get("draft"):
             # It becomes a layer, so it is written with plain ids, through a mapped mount: by one who is
             # mapped there.
-            (upper,) = _clones(stack, [plan["draft"]], userns_fd)
+            (upper,) = clones(stack, [plan["draft"]], userns_fd)
             stack.enter_context(syscalls.ActingAs(IdMap(*plan["idmap"]).base))
-        return _overlay(lowers, upper, f"{bundle}/lowers", options, by_descriptors)
+        return overlay_over(lowers, upper, f"{bundle}/lowers", options, by_descriptors)
 
 
-def _clones(stack: ExitStack, paths: Iterable[str], userns_fd: int | None) -> Iterator[int]:
-    for path in paths:
-        fd = mounts.idmapped_clone(path, userns_fd, mounts.NODEV)
-        stack.callback(os.close, fd)
-        yield fd
+def mount_all(plan: Plan, userns_fd: int | None, given: Sequence[int] = ()) -> str:
+    """Mount root and mounts in this process' own mount namespace; the path to give to liblxc.
 
-
-def _overlay(
-    lowers: Sequence[int],
-    upper: mounts.Upper,
-    scratch: str,
-    options: Sequence[str] = (),
-    by_descriptors: bool | None = None,
-) -> int:
-    if supports_descriptors() if by_descriptors is None else by_descriptors:
-        return mounts.overlay_by_descriptors(lowers, upper, options=options, attributes=mounts.NODEV)
-    os.makedirs(scratch, exist_ok=True)
-    return mounts.overlay_by_paths(lowers, upper, scratch=scratch, options=options, attributes=mounts.NODEV)
-
-
-def mount_all(plan: Plan, userns_fd: int | None) -> str:
-    """Mount root and mounts in this process' own mount namespace; the path to give to liblxc."""
+    given: mounts that the caller has made."""
     idmap = IdMap(*plan["idmap"])
     rootfs = f"{plan['bundle']}/rootfs"
     root_fd = overlay(plan, userns_fd)
-    try:
+    with ExitStack() as stack:
+        stack.callback(os.close, root_fd)
+        if plan.get("draft"):  # mount points are made in it
+            stack.enter_context(syscalls.ActingAs(idmap.base))
         mounts.attach(root_fd, rootfs)
         os.makedirs(f"{plan['bundle']}/files", exist_ok=True)
         for name, text in plan["files"].items():
             source = f"{plan['bundle']}/files/{posixpath.basename(name)}"
             _write(source, text, idmap.base)
-            _attach_at(root_fd, mounts.idmapped_clone(source, None, _DATA), name, idmap, is_dir=False)
-        for mount in plan["mounts"]:
+            _attach_at(root_fd, mounts.idmapped_clone(source, None, _DATA), name, idmap)
+        for number, mount in enumerate(plan["mounts"]):
             if mount["kind"] == "volume":
                 volumes.fill(mount["source"], root_fd, mount["target"], idmap)
-            fd = _new_mount(mount, idmap, userns_fd)
-            is_dir = mount["kind"] == "tmpfs" or os.path.isdir(mount["source"])
-            _attach_at(root_fd, fd, mount["target"], idmap, is_dir=is_dir)
+            if mount["kind"] in ("tree", "given"):
+                fd = stepmounts.new_mount(mount, f"{plan['bundle']}/mounts/{number}", idmap, userns_fd, given)
+            else:
+                fd = _new_mount(mount, idmap, userns_fd)
+            _attach_at(root_fd, fd, mount["target"], idmap)
         if plan["read_only"]:
             for name in ("/dev", "/proc", "/sys"):  # then liblxc could not make them
                 with _mount_point(root_fd, name, idmap, is_dir=True):
                     pass
             mounts.set_attributes(root_fd, mounts.RDONLY)
-    finally:
-        os.close(root_fd)
     return rootfs
 
 
@@ -105,8 +88,9 @@ def _new_mount(mount: Mapping[str, Any], idmap: IdMap, userns_fd: int | None) ->
     return mounts.idmapped_clone(mount["source"], userns_fd, attributes, recursive=True)
 
 
-def _attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap, *, is_dir: bool) -> None:
+def _attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap) -> None:
     try:
+        is_dir = stat.S_ISDIR(os.fstat(mount_fd).st_mode)
         with _mount_point(root_fd, target, idmap, is_dir=is_dir) as fd:
             if stat.S_ISDIR(os.fstat(fd).st_mode) != is_dir:
                 there, given = ("a file", "a directory") if is_dir else ("a directory", "a file")

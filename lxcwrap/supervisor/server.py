@@ -25,7 +25,7 @@ from typing import NamedTuple, NoReturn
 from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
-from . import mounter, nursery, rootfs, wire
+from . import layered, mounter, nursery, wire
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
 from .standby import Standby, Worker, fork_in
@@ -295,7 +295,7 @@ def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
         listener.listen(1024)
         server = Server(listener, lock, nursery_end)
         server.settle()
-        rootfs.supports_descriptors()  # asked once, for all forks
+        layered.supports_descriptors()  # asked once, for all forks
         os.chdir("/")
         os.write(ready_fd, b"ok")
         os.close(ready_fd)

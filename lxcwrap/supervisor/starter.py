@@ -43,7 +43,7 @@ def stand_by(
         monitor, (client, *fds) = received
         if plan is None:
             raise FileNotFoundError(f"{bundle}/plan.json is missing: the container is damaged, remove it")
-        status = _prepare(plan, fds[:3], fds[3:], cgroups, orders)
+        status = _prepare(plan, fds, cgroups, orders)
         oom_fd = cgroups.oom_fd(plan["id"])
         _Listener(plan, monitor, oom_fd, reports, socket.socket(fileno=client), server).listen(status)
     except BaseException as error:
@@ -54,10 +54,11 @@ def stand_by(
         os._exit(0)
 
 
-def _prepare(
-    plan: Plan, stdio: Sequence[int], pair: Sequence[int], cgroups: CgroupHost, orders: socket.socket
-) -> socket.socket:
-    """All up to liblxc's start; the socket on which init will report. `pair`: network and user namespace."""
+def _prepare(plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket.socket) -> socket.socket:
+    """All up to liblxc's start; the socket on which init will report. `fds`: standard streams, what the
+    caller gives, network and user namespace."""
+    given = 3 + plan.get("given", 0)
+    stdio, more, pair = fds[:3], fds[3:given], fds[given:]
     # Most of what liblxc must be told: the runner does so while the rest is made.
     hand(orders, (plan["id"], plan["lxc_path"], plan["config"]))
     cgroups.prepare(plan["id"], plan["limits"], plan["devices"])
@@ -65,11 +66,17 @@ def _prepare(
     namespace_fds = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
     mounts.private_mount_namespace()
     cgroups.hide_from_liblxc()
-    root = rootfs.mount_all(plan, namespace_fds[1] if len(namespace_fds) > 1 else None)
-    config = [*cgroups.config_items(plan["id"], plan["devices"]), ("lxc.rootfs.path", f"dir:{root}")]
+    root = rootfs.mount_all(plan, namespace_fds[1] if len(namespace_fds) > 1 else None, more)
+    config = [
+        *_given_variables(plan, more),
+        *cgroups.config_items(plan["id"], plan["devices"]),
+        ("lxc.rootfs.path", f"dir:{root}"),
+    ]
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pass_sender(status)
     kinds = ["net", "user"][: len(namespace_fds)]
+    if plan.get("network") == "host":
+        kinds, namespace_fds = kinds[1:], namespace_fds[1:]
     if plan["sysctls"]:
         namespace_fds = [*namespace_fds, namespaces.make_ipc(plan["sysctls"], *namespace_fds)]
         kinds.append("ipc")
@@ -82,6 +89,15 @@ def _prepare(
     for fd in stdio:
         os.close(fd)
     return status
+
+
+def _given_variables(plan: Plan, given: Sequence[int]) -> list[tuple[str, str]]:
+    """Variables that must not come to any disk: ``name=value``, ended by NUL, in a file of the caller's."""
+    if "variables" not in plan:
+        return []
+    fd = given[plan["variables"]]
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
+    return [("lxc.environment", text) for text in data.decode().split("\0")[:-1]]
 
 
 class _Listener:
