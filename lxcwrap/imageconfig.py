@@ -103,7 +103,10 @@ def _parse_env(lines: Iterable[str]) -> dict[str, str]:
 
 @frozen(kw_only=True)
 class ImageConfig:
-    """What an image says of itself and of the process it is made for. `diff_ids`: the lowest layer first."""
+    """What an image says of itself and of the process it is made for. `diff_ids`: the lowest layer first.
+
+    on_build: instructions of a Dockerfile, for builds upon this image (Docker's, not in the OCI specification).
+    """
 
     diff_ids: tuple[Digest, ...]
     architecture: str = "amd64"
@@ -122,6 +125,7 @@ class ImageConfig:
     stop_signal: str = ""
     shell: tuple[str, ...] = ()
     healthcheck: Healthcheck | None = None
+    on_build: tuple[str, ...] = ()
     history: tuple[History, ...] = ()
 
     @classmethod
@@ -149,6 +153,7 @@ class ImageConfig:
             stop_signal=process.text("StopSignal") or "",
             shell=process.texts("Shell"),
             healthcheck=Healthcheck._parse(health) if (health := process.member("Healthcheck")) else None,
+            on_build=process.texts("OnBuild"),
             history=tuple(History._parse(item) for item in members.members("history")),
         )
 
@@ -169,6 +174,7 @@ class ImageConfig:
             StopSignal=self.stop_signal,
             Shell=list(self.shell),
             Healthcheck=self.healthcheck and self.healthcheck.document(),
+            OnBuild=list(self.on_build),
         )
         optional = sparse(
             variant=self.variant,

@@ -88,6 +88,7 @@ def test_a_config_is_read_completely() -> None:
                 "StopSignal": "SIGQUIT",
                 "Shell": ["/bin/ash", "-c"],
                 "Healthcheck": {"Test": ["CMD", "true"], "Interval": 1_500_000_000, "Retries": 2},
+                "OnBuild": ["RUN make"],
             },
             history=[{"created_by": "x", "empty_layer": True}, {"created": "2024-01-01T00:00:00Z"}],
         )
@@ -109,6 +110,7 @@ def test_a_config_is_read_completely() -> None:
         stop_signal="SIGQUIT",
         shell=("/bin/ash", "-c"),
         healthcheck=Healthcheck(test=("CMD", "true"), interval_s=1.5, retries=2),
+        on_build=("RUN make",),
         history=(
             History(created_by="x", empty_layer=True),
             History(created=datetime(2024, 1, 1, tzinfo=UTC)),
