@@ -66,6 +66,12 @@ def open_entries(cgroup: str, hierarchies: Iterable[int]) -> list[int]:
     return fds
 
 
+def give(fd: int, path: str, owner: int) -> None:
+    """Let `owner` divide the cgroup `path` of v2, and move processes in it (cgroup-v2.rst, "Delegation")."""
+    for name in ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+        os.chown(f"{path}/{name}", owner, owner, dir_fd=fd)
+
+
 def move_self(fd: int, path: str) -> None:
     """Move the calling process, which has one thread, to the cgroup `path`."""
     try:

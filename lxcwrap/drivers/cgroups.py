@@ -6,6 +6,9 @@ v1 and hybrid, in each hierarchy that is needed:
     lxcwrap/<id>            liblxc's process, by `enter`; the root of the container's cgroup namespace
     lxcwrap/<id>/c          the container: limits, devices, statistics; init and execs get in by `entry_fds`
 
+A system in a container wants to divide its cgroup. Of a hybrid host it has a cgroup in the unified hierarchy,
+which has no controllers there, and sees no other: what limits it is out of its reach.
+
 liblxc is kept out of it (`hide_from_liblxc`). It would write pids to each cgroup.procs three times a run, and
 such a write takes the lock that holds up all forks, waiting for an RCU grace period: 2 ms a run in a row, 8
 for one alone. A thread that moves itself by 0 to `tasks` needs no lock (kernel: cgroup_attach_lock): 0.02 ms.
@@ -31,6 +34,7 @@ from contextlib import suppress
 
 from . import cgroup_limits, cgroupfs, syscalls
 from .cgroup_files import DEFAULT_DEVICES, Limits, pairs, plan_v1, plan_v2, stats_v1, stats_v2
+from .cgroup_hierarchies import open_unified, open_v1, open_v2, others
 from .cgroup_limits import LimitError, MissingController
 
 __all__ = ["CgroupHost", "LimitError", "MissingController"]
@@ -38,7 +42,8 @@ __all__ = ["CgroupHost", "LimitError", "MissingController"]
 BASE = "lxcwrap"
 _SUPERVISOR = f"{BASE}/supervisor"
 _NEW_BASE = f"{BASE}-new-"
-_V1 = ("cpuset", "cpu", "cpuacct", "memory", "devices", "freezer", "blkio", "pids")
+# How far a system may divide its cgroup: no path in it is too long for us, whatever the names.
+_DIVISION = (("cgroup.max.depth", "14"), ("cgroup.max.descendants", "5000"))
 _ID_LENGTH = 64  # no other directory of ours has a name so long
 _LEAVE_TIMEOUT_S = 0.1
 _MS_RDONLY, _MS_NOSUID_NODEV_NOEXEC = 0x1, 0xE
@@ -52,37 +57,17 @@ class CgroupHost:
     ) -> None:
         self.base, self._block = os.fspath(base), os.fspath(block)
         self.is_v2 = os.path.exists(f"{self.base}/cgroup.controllers")
-        self._by_controller = self._open_v2() if self.is_v2 else self._open_v1()
+        self._by_controller = open_v2(self.base) if self.is_v2 else open_v1(self.base)
         self._hierarchies = tuple(dict.fromkeys(self._by_controller.values()))
+        self._unified = None if self.is_v2 else open_unified(self.base)
         self._first_namespace = _mount_namespace()
-
-    def _open_v1(self) -> dict[str, int]:
-        """Controllers may share a hierarchy (``cpu,cpuacct``), reached by symlinks of their names."""
-        fds: dict[tuple[int, int], int] = {}
-        found = {}
-        for controller in _V1:
-            directory = f"{self.base}/{controller}"
-            if os.path.exists(f"{directory}/tasks"):
-                status = os.stat(directory)
-                key = (status.st_dev, status.st_ino)
-                if key not in fds:
-                    fds[key] = cgroupfs.open_directory(directory)
-                found[controller] = fds[key]
-        return found
-
-    def _open_v2(self) -> dict[str, int]:
-        fd = cgroupfs.open_directory(_init_directory(self.base))
-        return dict.fromkeys((*cgroupfs.read(fd, "cgroup.controllers").split(), "cgroup"), fd)
 
     @property
     def layout(self) -> str:
         """``v2``, ``hybrid`` (v1 controllers, and a v2 mount beside them), ``v1``, or ``none``."""
         if self.is_v2:
             return "v2"
-        beside = any(
-            os.path.exists(f"{self.base}/{name}/cgroup.controllers") for name in ("unified", "systemd")
-        )
-        return "none" if not self._by_controller else "hybrid" if beside else "v1"
+        return "none" if not self._by_controller else "v1" if self._unified is None else "hybrid"
 
     @property
     def controllers(self) -> frozenset[str]:
@@ -90,9 +75,14 @@ class CgroupHost:
         return frozenset(self._by_controller) - {"cgroup"}
 
     def close(self) -> None:
-        for fd in self._hierarchies:
+        for fd in self._with_unified:
             os.close(fd)
-        self._hierarchies, self._by_controller = (), {}
+        self._hierarchies, self._by_controller, self._unified = (), {}, None
+
+    @property
+    def _with_unified(self) -> tuple[int, ...]:
+        """Where a container may have cgroups."""
+        return self._hierarchies if self._unified is None else (*self._hierarchies, self._unified)
 
     # --- a container's life ---
 
@@ -110,9 +100,17 @@ class CgroupHost:
             items += (("lxc.cgroup2.devices.allow", rule) for rule in (*DEFAULT_DEVICES, *devices))
         return items
 
-    def prepare(self, container_id: str, limits: Limits, devices: Sequence[str] | None = ()) -> None:
+    def prepare(
+        self,
+        container_id: str,
+        limits: Limits,
+        devices: Sequence[str] | None = (),
+        *,
+        owner: int | None = None,
+    ) -> None:
         """Make the container's cgroups. What a crashed run left there, also processes, is ended first.
 
+        owner: host id of the root of a system, which may divide its own.
         Raises LimitError, MissingController, OSError; nothing is left then.
         """
         try:
@@ -128,6 +126,8 @@ class CgroupHost:
                 fd, payload = self._by_controller["devices"], self._limited(container_id)
                 cgroupfs.write(fd, f"{payload}/devices.deny", "a")
                 cgroupfs.write(fd, f"{payload}/devices.allow", *DEFAULT_DEVICES, *devices)
+            if owner is not None:
+                self._make_divisible(container_id, owner)
             wanted = {key: value for key, value in limits.items() if value is not None}
             if wanted:
                 self._apply(container_id, wanted)
@@ -143,6 +143,17 @@ class CgroupHost:
                 os.mkdir(path, dir_fd=fd)
             if self.is_v2:
                 self._delegate(fd)
+
+    def _make_divisible(self, container_id: str, owner: int) -> None:
+        parent, fd = f"{BASE}/{container_id}", self._hierarchies[0] if self.is_v2 else self._unified
+        if fd is None:
+            raise OSError(errno.ENOTSUP, "a system needs cgroup v2: mount it at /sys/fs/cgroup/unified")
+        if not self.is_v2:  # there liblxc makes and gives away what each container has
+            self._mkdir(parent, fd)
+            os.mkdir(f"{parent}/c", dir_fd=fd)
+            cgroupfs.give(fd, f"{parent}/c", owner)
+        for file, value in _DIVISION:
+            cgroupfs.write(fd, f"{parent}/{file}", value)
 
     def _mkdir(self, path: str, fd: int) -> None:
         """A directory in the base, which others may remove at any time when it is empty (`tidy`)."""
@@ -200,7 +211,7 @@ class CgroupHost:
 
     def exists(self, container_id: str) -> bool:
         """Whether the container has cgroups."""
-        return any(os.access(f"{BASE}/{container_id}", os.F_OK, dir_fd=fd) for fd in self._hierarchies)
+        return any(os.access(f"{BASE}/{container_id}", os.F_OK, dir_fd=fd) for fd in self._with_unified)
 
     def entry_fds(self, container_id: str) -> list[int]:
         """Descriptors: a process with one thread that writes ``0`` to each is in the container's cgroups.
@@ -208,7 +219,11 @@ class CgroupHost:
         They work from inside of all namespaces. Empty on v2, where liblxc does it at start and at attach.
         Raises FileNotFoundError when there is no such container.
         """
-        return [] if self.is_v2 else cgroupfs.open_entries(f"{BASE}/{container_id}/c", self._hierarchies)
+        if self.is_v2:
+            return []
+        path = f"{BASE}/{container_id}/c"
+        is_system = self._unified is not None and os.access(path, os.F_OK, dir_fd=self._unified)
+        return cgroupfs.open_entries(path, self._with_unified if is_system else self._hierarchies)
 
     def runner_fds(self, container_id: str) -> list[int]:
         """The same for the process that starts liblxc."""
@@ -231,7 +246,7 @@ class CgroupHost:
         deadline = time.monotonic() + wait_s
         paths = [f"{BASE}/{container_id}/c", f"{BASE}/{container_id}"]
         paths += [f"{BASE}/monitor/{container_id}"] if self.is_v2 else []
-        gone = [cgroupfs.remove(fd, path, deadline) for fd in self._hierarchies for path in paths]
+        gone = [cgroupfs.remove(fd, path, deadline) for fd in self._with_unified for path in paths]
         return all(gone)
 
     def sweep(self, container_id: str) -> bool:
@@ -242,7 +257,7 @@ class CgroupHost:
     def leftovers(self) -> set[str]:
         """Ids of all containers that have cgroups, of all root directories."""
         paths = (BASE, f"{BASE}/monitor")
-        names = (name for fd in self._hierarchies for path in paths for name in cgroupfs.children(fd, path))
+        names = (name for fd in self._with_unified for path in paths for name in cgroupfs.children(fd, path))
         return {name for name in names if len(name) == _ID_LENGTH}
 
     # --- limits ---
@@ -334,7 +349,7 @@ class CgroupHost:
 
     def _all_pids(self, container_id: str) -> set[int]:
         paths = (f"{BASE}/{container_id}", f"{BASE}/monitor/{container_id}")
-        return {pid for fd in self._hierarchies for path in paths for pid in cgroupfs.processes(fd, path)}
+        return {pid for fd in self._with_unified for path in paths for pid in cgroupfs.processes(fd, path)}
 
     # --- the supervisor's own place ---
 
@@ -371,29 +386,10 @@ class CgroupHost:
 
     def _all_hierarchies(self) -> Iterator[int]:
         """Those in use, and those that only session managers care for."""
-        yield from self._hierarchies
-        known = {os.fstat(fd).st_dev for fd in self._hierarchies}
-        for name in () if self.is_v2 else sorted(os.listdir(self.base)):
-            directory = f"{self.base}/{name}"
-            if (
-                os.path.exists(f"{directory}/cgroup.procs")
-                and (device := os.stat(directory).st_dev) not in known
-            ):
-                known.add(device)
-                fd = cgroupfs.open_directory(directory)
-                try:
-                    yield fd
-                finally:
-                    os.close(fd)
+        yield from self._with_unified
+        if not self.is_v2:
+            yield from others(self.base, self._with_unified)
 
 
 def _mount_namespace() -> int:
     return os.stat("/proc/self/ns/mnt").st_ino
-
-
-def _init_directory(base: str) -> str:
-    """Where liblxc has its cgroups on v2: beside those of PID 1 (which is not in the root in a container)."""
-    with open("/proc/1/cgroup", encoding="utf-8") as file:
-        path = next((line[4:].rstrip("\n") for line in file if line.startswith("0::/")), "")
-    directory = f"{base}/{path.removesuffix('init.scope')}".rstrip("/")
-    return directory if os.path.exists(f"{directory}/cgroup.controllers") else base
