@@ -14,7 +14,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
+from zlib import adler32
 
 from ..errors import FormatError
 
@@ -238,31 +240,26 @@ class TarReader:
             raise FormatError(f"archive entry {os.fsdecode(name)!r}", f"has the unknown type {flag!r}")
         if kind is Kind.FILE and name.endswith(b"/"):
             kind = Kind.DIRECTORY  # as tar wrote them before there was a type for them
-        # Only files have content: what the size field of a link or directory says is no number of bytes that
-        # follow.
-        stored = (
-            _record_number(records, b"size", _MAX_SIZE, field_number(header, 124, 136))
-            if kind is Kind.FILE
-            else 0
-        )
-        self._data, self._padding, self._segments = stored, -stored % BLOCK, None
-        size = stored
-        if kind is Kind.FILE and (flag == b"S" or any(key.startswith(_SPARSE_PREFIX) for key in records)):
+        link = records.get(b"linkpath") or long_link or _until_nul(header[157:257])
+        size, uid, gid = _number(header[124:136]), _number(header[108:116]), _number(header[116:124])
+        mtime_ns = _number(header[136:148]) * 10**9
+        if records:
+            size = _record_number(records, b"size", _MAX_SIZE, size)
+            uid = _record_number(records, b"uid", MAX_ID, uid)
+            gid = _record_number(records, b"gid", MAX_ID, gid)
+            mtime_ns = _record_mtime_ns(records, mtime_ns)
+        if kind is not Kind.FILE:
+            size = 0  # what the field says of a link or directory is no number of bytes that follow
+        self._data, self._padding, self._segments = size, -size % BLOCK, None
+        if kind is Kind.FILE and (flag == b"S" or _is_sparse(records)):
             size, name = self._read_sparse(header, records, name)
+        device = (0, 0)
+        if kind in (Kind.CHAR, Kind.BLOCK):
+            device = _number(header[329:337]), _number(header[337:345])
         entry = Entry(
-            name=name,
-            kind=kind,
-            mode=field_number(header, 100, 108) & 0o7777,
-            uid=_record_number(records, b"uid", MAX_ID, field_number(header, 108, 116)),
-            gid=_record_number(records, b"gid", MAX_ID, field_number(header, 116, 124)),
-            mtime_ns=_mtime_ns(records, header),
-            size=size,
-            link=records.get(b"linkpath") or long_link or _until_nul(header[157:257]),
-            device=(field_number(header, 329, 337), field_number(header, 337, 345))
-            if kind in (Kind.CHAR, Kind.BLOCK)
-            else (0, 0),
-            xattrs=tuple(xattrs.items()),
-        )
+            name, kind, _number(header[100:108]) & 0o7777, uid, gid, mtime_ns, size, link, device,
+            tuple(xattrs.items()),
+        )  # fmt: skip
         _check_entry(entry)
         return entry
 
@@ -286,17 +283,28 @@ class TarReader:
 def _check_sum(header: bytes) -> None:
     digits = header[148:156].strip(b" \0")
     told = int(digits, 8) if digits.isdigit() and not digits.translate(None, b"01234567") else -1
-    rest = header[:148] + b"        " + header[156:]
+    total = _sum(header) - sum(header[148:156]) + 8 * ord(" ")
     # Some old tars added up signed characters.
-    if told != sum(rest) and told != sum(rest) - 256 * sum(byte > 127 for byte in rest):
+    if told != total and told != total - 256 * sum(byte > 127 for byte in header[:148] + header[156:]):
         raise FormatError(
             "archive", "is damaged: the checksum of a header is wrong, or this is no tar archive"
         )
 
 
+def _sum(header: bytes) -> int:
+    """Of its bytes, in a tenth of the time that sum() takes: the low half of Adler-32 is 1 + the sum, which
+    cannot reach its modulus of 65521 within 256 bytes.
+    """
+    return (adler32(header[:256]) & 0xFFFF) + (adler32(header[256:]) & 0xFFFF) - 2
+
+
 def field_number(header: bytes, start: int, end: int) -> int:
     """A numeric field: octal digits, or base 256 when its first bit is set."""
-    field = header[start:end]
+    return _number(header[start:end])
+
+
+@lru_cache(maxsize=4096)  # modes, owners and times repeat
+def _number(field: bytes) -> int:
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") & ~(1 << (8 * len(field) - 1))
         return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
@@ -364,6 +372,10 @@ def _merge(payload: bytes, records: dict[bytes, bytes], xattrs: dict[bytes, byte
         at = end
 
 
+def _is_sparse(records: dict[bytes, bytes]) -> bool:
+    return bool(records) and any(key.startswith(_SPARSE_PREFIX) for key in records)
+
+
 def _record_number(records: dict[bytes, bytes], key: bytes, limit: int, default: int) -> int:
     text = records.get(key)
     if text is None:
@@ -373,10 +385,10 @@ def _record_number(records: dict[bytes, bytes], key: bytes, limit: int, default:
     return int(text)
 
 
-def _mtime_ns(records: dict[bytes, bytes], header: bytes) -> int:
+def _record_mtime_ns(records: dict[bytes, bytes], default: int) -> int:
     text = records.get(b"mtime")
     if text is None:
-        return field_number(header, 136, 148) * 10**9
+        return default
     match = _DECIMAL.fullmatch(text)
     if not match:
         raise FormatError("archive", f"is damaged: mtime={os.fsdecode(text[:40])!r} in a PAX record")

@@ -36,6 +36,7 @@ MAX_DEVICES = 1024  # a complete old static /dev has a few hundred
 MAX_DEPTH = 255  # so that all who walk a tree with one fd or stack frame a level can do so
 
 _CACHED_PARENTS = 64
+_NO_NAME = (b"", b".", b"..")
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NODE_TYPE = {Kind.CHAR: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
@@ -75,6 +76,7 @@ class _Unpacker:
         self._root = root_fd
         self._root_depth = self._depth(root_fd)
         self._parents: dict[bytes, int] = {}
+        self._as_written: dict[bytes, int] = {}  # the same, by how the archive writes their names
         self._parents_stale = False
         self._own_ids = (
             os.geteuid(),
@@ -102,6 +104,11 @@ class _Unpacker:
             self._forget_parents()
 
     def _add(self, entry: Entry) -> None:
+        written, _, last = entry.name.rpartition(b"/")
+        plain = last not in _NO_NAME and not last.startswith(WHITEOUT_PREFIX)
+        if plain and entry.kind is not Kind.DIRECTORY and (known := self._as_written.get(written)):
+            self._put(known, last, entry)
+            return
         parts = [part for part in entry.name.split(b"/") if part not in (b"", b".")]
         if b".." in parts:
             raise entry.error("leads out of the archive by '..'")
@@ -118,12 +125,17 @@ class _Unpacker:
         if entry.kind is Kind.DIRECTORY:
             self._make_directory(parent, name)
             self._directories[b"/".join((path, name)) if path else name] = entry
-        else:
-            try:
-                self._add_node(parent, name, entry)
-            except FileExistsError:
-                self._remove(parent, name)
-                self._add_node(parent, name, entry)
+            return
+        if plain:
+            self._as_written[written] = parent
+        self._put(parent, name, entry)
+
+    def _put(self, parent: int, name: bytes, entry: Entry) -> None:
+        try:
+            self._add_node(parent, name, entry)
+        except FileExistsError:
+            self._remove(parent, name)
+            self._add_node(parent, name, entry)
 
     # --- kinds of entries -----------------------------------------------------------------------------------
 
@@ -314,6 +326,7 @@ class _Unpacker:
         for fd in self._parents.values():
             os.close(fd)
         self._parents.clear()
+        self._as_written.clear()
         self._parents_stale = False
 
     @staticmethod
