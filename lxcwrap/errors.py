@@ -40,12 +40,19 @@ class NotFoundError(LxcwrapError, LookupError):
 
 @define
 class ImageNotFoundError(NotFoundError):
-    """No stored image has this reference, id or id prefix; or the ids in `candidates` all begin with it."""
+    """
+    No stored image has this reference, id or id prefix; or the ids in `candidates` all begin with it.
+
+    registry: what was asked for it, if it was not the store.
+    """
 
     reference: str
     candidates: Sequence[str] = ()
+    registry: str = ""
 
     def __str__(self) -> str:
+        if self.registry:
+            return f"{self.registry} has no {self.reference!r}: look for its tags there"
         if self.candidates:
             return f"{self.reference!r} begins more than one image id: {', '.join(self.candidates)}"
         return f"no image {self.reference!r}: pull(), build(), load() or bootstrap() it first"

@@ -52,6 +52,7 @@ ALL = {
 EXAMPLES = [
     ImageNotFoundError("nginx"),
     ImageNotFoundError("ab", ["sha256:ab1", "sha256:ab2"]),
+    ImageNotFoundError("registry.example/app:9", registry="registry.example"),
     ContainerNotFoundError("web"),
     ContainerNotFoundError("ab", ["ab1", "ab2"]),
     PathNotFoundError("web", "/etc/nginx"),
