@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import secrets
 import selectors
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Event
-from typing import Any
+from threading import Event, Thread
+from typing import Any, NamedTuple
 
-from .. import lifecycle, making
+from .. import inside, lifecycle, making
 from ..drivers import mounts
+from ..errors import CallError
 from ..execution import DEVNULL, PIPE, Streams
 from ..ids import IdMap
 from ..machinery import Machinery
 from ..specs import ContainerSpec
+from ..supervisor.argv import INIT
 from ..supervisor.client import Conversation
 from ..supervisor.plan import Plan, mount_points
 from ..supervisor.records import Record
@@ -28,6 +30,13 @@ _LOOK_S = 0.05
 _CHUNK = 1 << 16
 
 
+class _Begun(NamedTuple):
+    container_id: str
+    name: str
+    conversation: Conversation
+    streams: Streams
+
+
 class ContainerRunner:
     """The `StepRunner` of one root directory. Each command has a container to itself, which is not listed."""
 
@@ -35,11 +44,59 @@ class ContainerRunner:
         self._machinery = machinery
 
     def run(self, step: RunStep, on_output: OnOutput, cancelled: Event) -> int:
+        with self._begun(step, step.argv) as begun:
+            ended = _follow(begun.conversation, begun.streams, on_output, cancelled)
+            if ended["exit_code"] is None:
+                raise lifecycle.start_error(begun.name, ended)
+        return int(ended["exit_code"])
+
+    def call(
+        self,
+        step: RunStep,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        cancelled: Event,
+    ) -> None:
+        with self._begun(step, (INIT, "-w")) as begun:
+            answer = begun.conversation.receive()[0]
+            if answer["event"] == "exited":
+                raise lifecycle.start_error(begun.name, answer)
+            with self._killed_if(cancelled, begun.container_id):
+                inside.call(self._machinery, begun.container_id, function, args, kwargs)
+            lifecycle.kill(self._machinery, begun.container_id)
+            _follow(begun.conversation, begun.streams, lambda _stream, _data: None, Event())
+
+    @contextmanager
+    def _killed_if(self, cancelled: Event, container_id: str) -> Iterator[None]:
+        """Kill the container when `cancelled` is set within the block, which then raises BuildCancelled."""
+        done = Event()
+
+        def watch() -> None:
+            while not done.wait(_LOOK_S):
+                if cancelled.is_set():
+                    return lifecycle.kill(self._machinery, container_id)
+
+        watcher = Thread(target=watch, name="lxcwrap-build-watch")
+        watcher.start()
+        try:
+            yield
+        except CallError:
+            if cancelled.is_set():
+                raise BuildCancelled from None
+            raise
+        finally:
+            done.set()
+            watcher.join()
+
+    @contextmanager
+    def _begun(self, step: RunStep, argv: tuple[str, ...]) -> Iterator[_Begun]:
+        """A container whose command is under way. When the block ends it must have ended."""
         container_id = secrets.token_hex(32)
         spec = ContainerSpec(
             image_id="",
             name=f"build-{container_id[:12]}",
-            argv=step.argv,
+            argv=argv,
             env=step.env,
             cwd=step.cwd,
             user=step.user,
@@ -63,12 +120,9 @@ class ContainerRunner:
             stdin = given.file(step.stdin) if step.stdin else DEVNULL
             streams = stack.enter_context(Streams(stdin, PIPE, PIPE))
             with lifecycle.begin(machinery, container_id, spec, slot, streams, given.fds) as conversation:
-                ended = _follow(conversation, streams, on_output, cancelled)
+                yield _Begun(container_id, spec.name, conversation, streams)
         lifecycle.forget_row(machinery, container_id)  # its monitor clears the rest, while we go on
-        if ended["exit_code"] is None:
-            raise lifecycle.start_error(spec.name, ended)
         remove_stubs(step.draft.layer, step.lowers, mount_points(plan))
-        return int(ended["exit_code"])
 
     @contextmanager
     def _undone(self, container_id: str) -> Iterator[None]:

@@ -95,6 +95,21 @@ class StepRunner(Protocol):
         """
         ...
 
+    def call(
+        self,
+        step: RunStep,
+        function: Callable[..., object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+        cancelled: Event,
+    ) -> None:
+        """As `run`, but instead of the step's argv call a function of this process there, as root, as
+        `Container.call` does; what it returns is dropped.
+
+        Raises CallError, or what the function raises.
+        """
+        ...
+
 
 class BuildCancelled(Exception):
     """The step was killed because another failed, or the caller was interrupted. Never reaches callers."""

@@ -2,10 +2,11 @@
  * The init of every container: starts one command the way it was asked for, reaps what is orphaned, forwards signals,
  * and ends as the command ends. Static, so that it runs in any image.
  *
- *   lxcwrap-init [-x] [-j FD,...] [-u USER[:GROUP]] [-G GROUP,...] [-C DIR] [-k MASK] [-t] [-s FILTER] [-f FD]
+ *   lxcwrap-init [-x] [-b] [-j FD,...] [-u USER[:GROUP]] [-G GROUP,...] [-C DIR] [-k MASK] [-t] [-s FILTER] [-f FD]
  *                -- COMMAND [ARG...]
  *
  *   -x  become the command instead of supervising it: for exec, and for containers without an init
+ *   -b  the command boots a system: its cgroup becomes the root of those it sees, and with -t its terminal /dev/console
  *   -u  names or numbers, looked up in this root's /etc/passwd and /etc/group; default 0
  *   -G  further groups            -C  working directory, made if missing
  *   -j  descriptors of cgroups' `tasks` files to join, first of all
@@ -27,6 +28,7 @@
 #include <limits.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -34,6 +36,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -44,7 +47,7 @@
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 struct options {
-    bool exec_only, tty;
+    bool exec_only, tty, boots;
     char *user, *groups, *cwd, *filter, *cgroups, *capabilities, **argv;
 };
 
@@ -225,6 +228,16 @@ static void open_terminal(uid_t owner)
         dup2(slave, fd);
 }
 
+/* The container's own, not the host's: as systemd's container interface has it. */
+static void make_console(void)
+{
+    const char *path = "/dev/console", *terminal = ttyname(STDIN_FILENO);
+
+    if ((mknod(path, S_IFREG | 0600, 0) < 0 && errno != EEXIST) || !terminal ||
+        mount(terminal, path, NULL, MS_BIND, NULL) < 0)
+        fail("tty", "cannot make", path, NULL);
+}
+
 static void make_directories(char *path)
 {
     struct stat st;
@@ -296,6 +309,8 @@ static _Noreturn void become(struct options *options)
     setsid();
     if (options->tty)
         open_terminal(user.uid);
+    if (options->tty && options->boots)
+        make_console();
     if (options->cwd)
         make_directories(options->cwd);
     if (options->capabilities)
@@ -389,6 +404,16 @@ static void join_cgroups(char *fds)
             fail("cgroup", "cannot join", "the container's cgroups", NULL);
 }
 
+/* The system sees its own cgroup as the root, and nothing above; of v1 nothing at all, which systemd would mix in. */
+static void own_cgroups(void)
+{
+    const char *path = "/sys/fs/cgroup";
+
+    if (unshare(CLONE_NEWCGROUP) < 0 ||
+        mount("cgroup2", path, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        fail("cgroup", "cannot mount", path, NULL);
+}
+
 static void reset_inherited(void)
 {
     struct sigaction action = {.sa_handler = SIG_DFL};
@@ -409,9 +434,10 @@ int main(int argc, char **argv)
     struct options options = {.user = (char[]){"0"}};
     int option;
 
-    while ((option = getopt(argc, argv, "+xj:u:G:C:k:ts:f:")) != -1)
+    while ((option = getopt(argc, argv, "+xbj:u:G:C:k:ts:f:")) != -1)
         switch (option) {
         case 'x': options.exec_only = true; break;
+        case 'b': options.boots = true; break;
         case 'j': options.cgroups = optarg; break;
         case 'u': options.user = optarg; break;
         case 'G': options.groups = optarg; break;
@@ -429,6 +455,8 @@ int main(int argc, char **argv)
     }
     reset_inherited();
     join_cgroups(options.cgroups);
+    if (options.boots)
+        own_cgroups();
     report("S", -1);
     /* Before the fork, so that the kernel keeps one filter for both. What follows is what any container may do. */
     if (options.filter)
