@@ -77,7 +77,7 @@ class Authenticator:
         self._lock = threading.Lock()
 
     def header(self, operation: str, scopes: Scopes) -> str | None:
-        """The value of ``Authorization`` for a request; None as long as the registry has not asked for one."""
+        """The value of ``Authorization`` for a request; None as long as the registry has asked for none."""
         with self._lock:
             return self._header(operation, scopes)
 
@@ -97,7 +97,7 @@ class Authenticator:
                 assert header is not None
                 return header
             if self._challenge is None:
-                self._credentials = self._find()
+                self._credentials = self._learn()
             self._challenge = challenge
             self._tokens.pop(scopes, None)
             header = self._header(operation, scopes)
@@ -110,17 +110,8 @@ class Authenticator:
         if self._credentials:
             hint = f"the credentials for {self._registry} do not do: log in again, or ask for access"
         else:
-            hint = f"it needs credentials for {self._registry}: run 'podman login' or 'docker login'"
+            hint = f"there is no such repository, or it needs credentials: 'docker login {self._registry}'"
         return self._error(operation, f"{said}; {hint}" if said else hint, status)
-
-    def redact(self, text: str) -> str:
-        """Without what we identify ourselves by: a registry may repeat what it was sent."""
-        secrets = [token.header.partition(" ")[2] for token in list(self._tokens.values())]
-        if known := self._credentials:
-            secrets += [known.password, known.identity_token, _basic(known).partition(" ")[2]]
-        for secret in filter(None, secrets):
-            text = text.replace(secret, "***")
-        return text
 
     def _header(self, operation: str, scopes: Scopes) -> str | None:
         if self._challenge is None:
@@ -133,18 +124,24 @@ class Authenticator:
             token = self._tokens[scopes] = self._fetch(operation, self._challenge.parameters, scopes)
         return token.header
 
+    def _learn(self) -> Credentials | None:
+        if known := self._find():
+            self._transport.conceal(known.password, known.identity_token, _basic(known).partition(" ")[2])
+        return known
+
     def _fetch(self, operation: str, parameters: Mapping[str, str], scopes: Scopes) -> _Token:
         realm = self._transport.resolve(operation, self._base, parameters.get("realm", ""))
         service = [("service", parameters["service"])] if "service" in parameters else []
         with self._request(operation, realm, service, scopes) as response:
             if response.status != 200:
-                raise self.denied(operation, self.redact(response.complaint()), response.status)
+                raise self.denied(operation, response.complaint(), response.status)
             what = f"{self._registry}: token"
             answer = JsonObject.parse(response.body(_LARGEST_TOKEN), what)
         text = answer.text("token") or answer.text("access_token") or ""
         if not _TOKEN.fullmatch(text):
             raise self._error(operation, "the token server gave no usable token")
         life = max(float(answer.integer("expires_in") or 0), _SHORTEST_LIFE_S)
+        self._transport.conceal(text)
         # A tenth earlier than it ends: it also has to arrive.
         return _Token(f"Bearer {text}", time.monotonic() + 0.9 * life)
 

@@ -1,4 +1,4 @@
-"""Requests to a repository at one endpoint: authorised, repeated while that may help, refusals made errors."""
+"""Requests to a repository at one endpoint: authorised, tried again where that helps, refused as errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from ..errors import RegistryError
 from ..oci import Reference
@@ -22,6 +22,7 @@ _LONGEST_ASKED_PAUSE_S: Final = 60.0
 _PROGRESS: Final = 64 << 10
 """Bytes that count as having come further; less, and a trickle could keep us for ever."""
 
+T = TypeVar("T")
 MakeBody = Callable[[], Iterable[bytes]] | bytes | None
 
 
@@ -106,7 +107,7 @@ class Session:
         Raises InterruptedRequestError: it may work another time. RegistryAuthError; RegistryError: refused.
         """
         scopes = (*self._scopes, f"repository:{also}:pull") if also else self._scopes
-        own = url.startswith(self._base.partition("/v2/")[0] + "/")
+        own = self._transport.is_own(url)
         ours = self._authenticator.header(operation, scopes) if own else None
         response = self._open(operation, method, url, headers, ours, body)
         if response.status == 401 and own:
@@ -116,29 +117,17 @@ class Session:
         if response.status in expected:
             return response
         with response:
-            said = self._authenticator.redact(response.complaint())
+            said = response.complaint()
         if response.status in (401, 403):
             raise self._authenticator.denied(operation, said, response.status)
         raise RegistryError(self.registry, operation, said, response.status)
 
-    def request(
-        self,
-        operation: str,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: MakeBody = None,
-        expected: Collection[int] = (200,),
-        also: str = "",
-    ) -> Response:
-        """As `send`, tried again while that may help."""
+    def persist(self, work: Callable[[], T]) -> T:
+        """Do `work`, and again while that may help."""
         patience = self.patience()
         while True:
             try:
-                return self.send(
-                    operation, method, url, headers=headers, body=body, expected=expected, also=also
-                )
+                return work()
             except InterruptedRequestError as error:
                 patience.pause(error)
 

@@ -64,12 +64,15 @@ class Origin:
 
 
 class Response:
-    """An answer; its body is read once, by `chunks` or `body`. Leaving its `with` gives the connection back."""
+    """An answer. Its body can be read once; leaving its `with` gives the connection back."""
 
-    def __init__(self, registry: str, operation: str, url: str, raw: urllib3.BaseHTTPResponse) -> None:
+    def __init__(
+        self, registry: str, operation: str, url: str, raw: urllib3.BaseHTTPResponse, secrets: Iterable[str]
+    ) -> None:
         self.registry = registry
         self.operation = operation
         self.url = url
+        self._secrets = secrets
         self.status = raw.status
         self.headers = raw.headers
         self._raw = raw
@@ -94,19 +97,16 @@ class Response:
         return bytes(data)
 
     def complaint(self) -> str:
-        """What a refusal says of its reasons, in one line."""
+        """What a refusal says of its reasons, in one line, without any secret it repeats."""
         try:
             errors = JsonObject.parse(self.body(_LARGEST_COMPLAINT), "errors").members("errors")
-            said = [
-                f"{error.text('code') or ''}: {error.text('message') or ''}"[:200] for error in errors[:3]
-            ]
+            said = [f"{error.text('code') or ''}: {error.text('message') or ''}" for error in errors[:3]]
         except (FormatError, RegistryError):
             said = []
         text = "; ".join(said) or _phrase(self.status)
-        return "".join(character if character.isprintable() else "?" for character in text)
-
-    def refusal(self) -> RegistryError:
-        return RegistryError(self.registry, self.operation, self.complaint(), self.status)
+        for secret in list(self._secrets):
+            text = text.replace(secret, "***")
+        return "".join(character if character.isprintable() else "?" for character in text[:500])
 
     def finish(self) -> None:
         """Read a short rest, so that the connection can serve again."""
@@ -134,6 +134,7 @@ class Transport:
         self._endpoint = endpoint
         self._origin = Origin.of(parse_url(endpoint.origin))
         self._timeout = urllib3.Timeout(connect=config.connect_timeout_s, read=config.read_timeout_s)
+        self._secrets: set[str] = set()
         self._managers: dict[tuple[Proxy | None, bool, str], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
 
@@ -181,6 +182,14 @@ class Transport:
             raise refused("link-local addresses are not for registries")
         return target._replace(auth=None, fragment=None).url
 
+    def is_own(self, url: str) -> bool:
+        """Is it at the endpoint itself, so that it may have our credentials?"""
+        return Origin.of(parse_url(url)) == self._origin
+
+    def conceal(self, *secrets: str) -> None:
+        """Never quote these, also if a server repeats them."""
+        self._secrets.update(filter(None, secrets))
+
     def close(self) -> None:
         with self._lock:
             for manager in self._managers.values():
@@ -204,7 +213,7 @@ class Transport:
             )
         except (HTTPError, OSError) as error:
             raise _interrupted(self._endpoint.name, operation, error) from error
-        response = Response(self._endpoint.name, operation, url, raw)
+        response = Response(self._endpoint.name, operation, url, raw, self._secrets)
         if raw.status in _TRANSIENT:
             with response:
                 raise InterruptedRequestError(
@@ -303,7 +312,9 @@ def _phrase(status: int) -> str:
 
 def _interrupted(registry: str, operation: str, error: HTTPError | OSError) -> RegistryError:
     if isinstance(error, PoolSslError) and isinstance(cause := _root(error), ssl.SSLCertVerificationError):
-        reason = f"its certificate is not trusted: {cause.verify_message}; is a ca_file in registries.yaml missing?"
+        reason = (
+            f"its certificate is not trusted: {cause.verify_message}; give its ca_file in registries.yaml"
+        )
         return RegistryError(registry, operation, reason)
     if isinstance(error, ConnectTimeoutError):
         reason = "no connection in time"
