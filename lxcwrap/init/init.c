@@ -4,6 +4,7 @@
  *
  *   lxcwrap-init [-x] [-b] [-j FD,...] [-u USER[:GROUP]] [-G GROUP,...] [-C DIR] [-k MASK] [-t] [-s FILTER] [-f FD]
  *                -- COMMAND [ARG...]
+ *   lxcwrap-init -w
  *
  *   -x  become the command instead of supervising it: for exec, and for containers without an init
  *   -b  the command boots a system: its cgroup becomes the root of those it sees, and with -t its terminal /dev/console
@@ -12,6 +13,7 @@
  *   -j  descriptors of cgroups' `tasks` files to join, first of all
  *   -k  capabilities the command may have, in hex; the init itself needs more of them, to become the user
  *   -t  give the command a new terminal            -s  seccomp filter: a file of struct sock_filter
+ *   -w  do nothing, as the command of a container that others enter
  *   -f  SOCK_SEQPACKET socket to report on, a packet each:
  *         "S"               first; sender's pid is the init's, or with -x the command's (the receiver sets SO_PASSCRED)
  *         "T"               with -t; carries the terminal's master side
@@ -434,8 +436,11 @@ int main(int argc, char **argv)
     struct options options = {.user = (char[]){"0"}};
     int option;
 
-    while ((option = getopt(argc, argv, "+xbj:u:G:C:k:ts:f:")) != -1)
+    while ((option = getopt(argc, argv, "+wxbj:u:G:C:k:ts:f:")) != -1)
         switch (option) {
+        case 'w':
+            for (;;)
+                pause();
         case 'x': options.exec_only = true; break;
         case 'b': options.boots = true; break;
         case 'j': options.cgroups = optarg; break;
