@@ -1,8 +1,9 @@
 """A Dockerfile as lines: what is one instruction, and where in the file each of its characters stands.
 
 A line that ends with the escape character goes on in the next; comments and empty lines between do not end
-it. Documents (``<<EOF``) are taken from the lines that follow. Source: Dockerfile reference, "Format", "Parser
-directives", "Here-documents".
+it. Documents (``<<EOF``) are taken from the lines that follow.
+
+Source: Dockerfile reference, "Format", "Parser directives", "Here-documents".
 """
 
 from __future__ import annotations
@@ -110,13 +111,15 @@ class Source:
         pieces, length = [text], len(text)
         while more and self.line_number < len(self._lines):
             line = self._take()
-            if not (bare := _LEADING.sub("", line, 1)) or bare.startswith("#"):
+            if not (bare := _LEADING.sub("", line, count=1)) or bare.startswith("#"):
                 continue
             spans.append(Span(length, self.line_number, 1))
             text, more = self._continued(line)
             pieces.append(text)
             length += len(text)
         joined = Line(text="".join(pieces), spans=tuple(spans))
+        if length > MAX_LINE:
+            raise self.error(*joined.position(0), f"longer than {MAX_LINE} characters: make it a script")
         self._check(joined)
         return joined
 
@@ -128,8 +131,6 @@ class Source:
         return line, False
 
     def _check(self, line: Line) -> None:
-        if len(line.text) > MAX_LINE:
-            raise self.error(*line.position(0), f"longer than {MAX_LINE} characters: put it into a script")
         if bad := _UNUSABLE.search(line.text):
             raise self.error(*line.position(bad.start()), "NUL or not UTF-8: save the file as UTF-8 text")
 
@@ -140,4 +141,5 @@ class Source:
             line = self._take()
             if (line.lstrip("\t") if chomp else line) == name:
                 return "".join(f"{line}\n" for line in self._lines[first : self.line_number - 1])
+            self._check(Line(text=line, spans=(Span(0, self.line_number, 1),)))
         return None

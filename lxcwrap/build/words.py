@@ -2,8 +2,8 @@
 
 Nothing is run, and no command or arithmetic substitution exists. An escape outside of quotes gives the next
 character as it is; within double quotes it does so for ``"``, ``$`` and itself; within single quotes nothing
-is special. Names nobody set are empty. Source: Dockerfile reference, "Environment replacement"; where that is silent, the
-lexer of BuildKit.
+is special. Names nobody set are empty. Source: Dockerfile reference, "Environment replacement"; where that is
+silent, the lexer of BuildKit.
 
 >>> expand("${dir:-/srv}/$name", {"name": "web"})
 '/srv/web'
@@ -220,8 +220,8 @@ class Lexer:
         if not self._peek():
             return self._error("'}' is missing: every ${ needs its }", start)
         return self._error(
-            "not a substitution: write ${name}, with one of :- - :+ + :? ? # ## % %% / // behind the name if need"
-            " be; a dollar sign that is text needs the escape character before it",
+            "not a substitution: write ${name}, and behind the name one of :- - :+ + :? ? # ## % %% / //, or"
+            " nothing; a dollar sign that is text needs the escape character before it",
             start,
         )
 
