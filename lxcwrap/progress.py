@@ -13,7 +13,10 @@ from typing import Literal
 
 from attrs import frozen
 
+from .oci import Descriptor
+
 Operation = Literal["pull", "push", "build", "load", "save"]
+Phase = Literal["waiting", "transferring", "unpacking", "present", "mounted", "done", "failed"]
 
 
 @frozen(kw_only=True)
@@ -27,7 +30,7 @@ class TransferProgress:
 
     operation: Operation
     item: str
-    phase: Literal["waiting", "transferring", "unpacking", "present", "mounted", "done", "failed"]
+    phase: Phase
     done_bytes: int = 0
     total_bytes: int | None = None
 
@@ -82,3 +85,20 @@ def reporting(progress: Progress) -> Iterator[Report]:
                 progress(event)
 
     yield report
+
+
+def tell_transfers(report: Report, operation: Operation) -> Callable[[Descriptor, Phase, int], None]:
+    """A function that reports how far a blob is, in bytes."""
+
+    def tell(descriptor: Descriptor, phase: Phase, done_bytes: int) -> None:
+        report(
+            TransferProgress(
+                operation=operation,
+                item=descriptor.digest,
+                phase=phase,
+                done_bytes=done_bytes,
+                total_bytes=descriptor.size,
+            )
+        )
+
+    return tell

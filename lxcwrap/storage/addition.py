@@ -15,6 +15,7 @@ from ..oci import (
     Digest,
     ImageConfig,
     Manifest,
+    Platform,
     Reference,
     chain_ids,
     digest_of,
@@ -87,17 +88,21 @@ class Addition:
         references: Sequence[Reference] = (),
         *,
         origin: Origin = NOWHERE,
+        platform: Platform | None = None,
         what: str = "image",
     ) -> str:
         """
         Add the image of a manifest; its id. What of it is not stored yet comes from `origin`.
 
         Raises FormatError when manifest, config and layers do not fit together, DigestMismatchError when
-        content is not what manifest or config say; and what `origin` raises.
+        content is not what manifest or config say, UnsupportedError when it does not run on `platform`;
+        and what `origin` raises.
         """
         manifest = Manifest.parse(manifest_data, f"{what}: manifest")
         config = self._config(manifest.config, origin, what)
         _check(manifest, config, what)
+        if platform:
+            platform.require([config.platform], what)
         chains = chain_ids(config.diff_ids)
         places = [_Place(*place) for place in zip(chains, config.diff_ids, strict=True)]
         self._add_layers(manifest.layers, places, origin, what)
@@ -113,9 +118,11 @@ class Addition:
         layers: Sequence[IngestedLayer],
         references: Sequence[Reference] = (),
         *,
+        origin: Origin = NOWHERE,
+        platform: Platform | None = None,
         what: str = "image",
     ) -> str:
-        """Add the image of a config and its stored layers, lowest first; its id. Writes the manifest."""
+        """As `add`, given a config and its layers, the lowest first. Writes the manifest."""
         self.blobs.put_bytes(config)
         manifest = Manifest(
             config=Descriptor(media_type=OCI_CONFIG, digest=digest_of(config), size=len(config)),
@@ -124,7 +131,7 @@ class Addition:
                 for layer in layers
             ),
         )
-        return self.add(manifest.to_json(), references, what=what)
+        return self.add(manifest.to_json(), references, origin=origin, platform=platform, what=what)
 
     def _config(self, descriptor: Descriptor, origin: Origin, what: str) -> ImageConfig:
         if descriptor.size > MAX_DOCUMENT:
@@ -165,7 +172,10 @@ class Addition:
         side_by_side(tasks, threads=_THREADS, stop=stop)
 
     def _is_done(self, place: _Place, layer: Descriptor) -> bool:
-        return self._layers.has(place.chain) and self._is_known(place.chain, layer.digest)
+        if not self._layers.has(place.chain):
+            return False
+        added = any((place.chain, layer.digest) in image.stack for image in self.images)
+        return added or self._is_known(place.chain, layer.digest)
 
     def _add_layer(
         self, layer: Descriptor, places: Sequence[_Place], is_here: bool, origin: Origin, stop: Stop
@@ -176,7 +186,8 @@ class Addition:
         for place in places:
             origin.tell(layer, "unpacking", 0)
             with self.blobs.open(layer.digest) as file:
-                self._take(layer, place, stop.watch(iter(partial(file.read, _READ), b"")))
+                chunks = stop.watch(iter(partial(file.read, _READ), b""))
+                self._layers.take(place.chain, chunks, diff_id=place.diff_id, blob_digest=layer.digest)
         origin.tell(layer, "done", layer.size)
 
     def _receive(self, layer: Descriptor, place: _Place, origin: Origin, stop: Stop) -> None:
@@ -188,13 +199,10 @@ class Addition:
 
         what = f"blob {layer.digest}"
         with closing(origin.fetch(layer)) as fetched, self.blobs.writer(limit=layer.size, what=what) as blob:
-            self._take(layer, place, chunks())
+            self._layers.take(place.chain, chunks(), diff_id=place.diff_id)
             if blob.size != layer.size:
                 raise FormatError(what, f"has {blob.size} of the {layer.size} bytes it was announced with")
             blob.commit(expected=layer.digest)
-
-    def _take(self, layer: Descriptor, place: _Place, chunks: Iterator[bytes]) -> None:
-        self._layers.take(place.chain, chunks, diff_id=place.diff_id, blob_digest=layer.digest)
 
 
 def _check(manifest: Manifest, config: ImageConfig, what: str) -> None:

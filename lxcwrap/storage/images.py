@@ -201,11 +201,13 @@ class ImageStore:
                     self._mark.touch(mode=0o600)
 
     def _is_known(self, chain: str, blob: str) -> bool:
-        query = "SELECT 1 FROM image_layers WHERE chain_id = ? AND blob = ?"
+        query = f"SELECT 1 FROM ({_LAYERS_IN_USE}) WHERE chain_id = ? AND blob = ?"
         return self.state.connection.execute(query, (chain, blob)).fetchone() is not None
 
     def _record(self, images: Sequence[NewImage]) -> bool:
         """Make the records; whether they name all that came in."""
+        if not images:
+            return True
         complete = True
         with self._change() as connection:
             for image in images:
@@ -226,12 +228,23 @@ class ImageStore:
 
         One with a digest becomes no tag: it is remembered as what the image is in a registry.
         """
+        if all(self._is_named(image_id, reference) for reference in references):
+            self.record(image_id)
+            return
         with self._change() as connection:
             try:
                 for reference in references:
                     _set_name(connection, image_id, reference)
             except sqlite3.IntegrityError:
                 _not_found(image_id)
+
+    def _is_named(self, image_id: str, reference: Reference) -> bool:
+        query = "SELECT 1 FROM tags WHERE image_id = ? AND reference = ?"
+        values: tuple[str, ...] = (image_id, str(reference))
+        if reference.digest:
+            query = "SELECT 1 FROM sources WHERE image_id = ? AND digest = ? AND repository = ?"
+            values = (image_id, *_source(reference))
+        return self.state.connection.execute(query, values).fetchone() is not None
 
     def untag(self, image_id: str, reference: Reference) -> None:
         """Raises ImageNotFoundError: the image does not have this name."""
@@ -346,16 +359,17 @@ def _insert(connection: sqlite3.Connection, image: NewImage) -> None:
 
 def _set_name(connection: sqlite3.Connection, image_id: str, reference: Reference) -> None:
     if reference.digest:
-        repository = f"{reference.registry}/{reference.repository}"
-        connection.execute(
-            "INSERT INTO sources VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-            (reference.digest, repository, image_id),
-        )
+        query = "INSERT INTO sources VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+        connection.execute(query, (*_source(reference), image_id))
         return
     connection.execute(
         "INSERT INTO tags VALUES (?, ?) ON CONFLICT (reference) DO UPDATE SET image_id = excluded.image_id",
         (str(reference), image_id),
     )
+
+
+def _source(reference: Reference) -> tuple[str, str]:
+    return str(reference.digest), f"{reference.registry}/{reference.repository}"
 
 
 def _not_found(key: str) -> NoReturn:

@@ -35,13 +35,20 @@ class Compression(StrEnum):
 
     NONE, GZIP, ZSTD, XZ = "", "gzip", "zstd", "xz"
 
+    @classmethod
+    def of(cls, head: bytes, what: str) -> Compression:
+        """That of a content with these first bytes. Raises FormatError: it is none that we read."""
+        if head[1:4] == _ZSTD_SKIPPABLE and head[0] & 0xF0 == 0x50:
+            return cls.ZSTD
+        for magic, compression in _MAGIC:
+            if head.startswith(magic):
+                return cls(compression)
+        if head.startswith(b"BZh"):
+            raise FormatError(what, "is compressed by bzip2: use gzip, zstd or xz")
+        return cls.NONE
 
-_MAGIC = (
-    (b"\x1f\x8b", Compression.GZIP),
-    (b"\x28\xb5\x2f\xfd", Compression.ZSTD),
-    (b"\xfd7zXZ\0", Compression.XZ),
-    (b"BZh", None),
-)
+
+_MAGIC = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz"))
 _MAGIC_SIZE = 6
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # a frame that holds no content may come first (RFC 8878, 3.1.2)
 
@@ -51,13 +58,14 @@ class PlainStream:
 
     limit: most plain bytes accepted; more raises FormatError, as does any damage. A file or iterator given as
     source is read in another thread until `close` returns, and stays open. `compression` is known at once,
-    `digest` and `diff_id` when the end was reached. tee: set it before iterating to be given the stored bytes
+    `digest` and `diff_id` when the end was reached. digested: whether `digest` will be asked for. tee: set it before iterating to be given the stored bytes
     too, in that other thread.
     """
 
-    def __init__(self, source: Source, *, what: str, limit: int) -> None:
+    def __init__(self, source: Source, *, what: str, limit: int, digested: bool = True) -> None:
         self._what = what
         self._limit = limit
+        self._digested = digested
         self._blob_hash = hashlib.sha256()
         self._plain_hash = hashlib.sha256()
         self.bytes_read = 0
@@ -67,7 +75,7 @@ class PlainStream:
         self._head = b""
         while len(self._head) < _MAGIC_SIZE and (chunk := next(self._source, b"")):
             self._head += chunk
-        self.compression = self._detect(self._head)
+        self.compression = Compression.of(self._head, what)
         self._chunks = ahead(self._counted(ahead(self._inflated())))
 
     @property
@@ -106,7 +114,7 @@ class PlainStream:
         try:
             with closing(self._source):
                 for chunk in _chain(self._head, self._source):
-                    if self.compression is not Compression.NONE:
+                    if self._digested and self.compression is not Compression.NONE:
                         self._blob_hash.update(chunk)
                     self.bytes_read += len(chunk)
                     if self.tee:
@@ -115,16 +123,6 @@ class PlainStream:
         except OSError as error:
             self.source_error = error
             raise
-
-    def _detect(self, head: bytes) -> Compression:
-        if head[1:4] == _ZSTD_SKIPPABLE and head[0] & 0xF0 == 0x50:
-            return Compression.ZSTD
-        for magic, compression in _MAGIC:
-            if head.startswith(magic):
-                if compression is None:
-                    raise FormatError(self._what, "is compressed by bzip2: use gzip, zstd or xz")
-                return compression
-        return Compression.NONE
 
     def _inflated(self) -> Chunks:
         chunks = self._stored()

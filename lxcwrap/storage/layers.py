@@ -106,14 +106,17 @@ class LayerStore:
         """As `unpack`, but `source` is read to its end and verified also if the layer is there."""
         what = f"layer {Digest(diff_id)}"
         with (
-            closing(PlainStream(source, what=what, limit=self._max_bytes)) as stream,
+            closing(
+                PlainStream(source, what=what, limit=self._max_bytes, digested=blob_digest is not None)
+            ) as stream,
             self._draft() if not self.has(chain_id) else nullcontext() as draft,
         ):
             if draft:
                 _unpack(stream, draft[1], what, progress)
             for _ in stream:
                 pass
-            _verify(what, blob_digest, stream.digest)
+            if blob_digest is not None:
+                _verify(what, blob_digest, stream.digest)
             _verify(f"{what}, unpacked", diff_id, stream.diff_id)
             if draft:
                 self._keep(draft[0], chain_id)
@@ -265,8 +268,8 @@ def _reporting(stream: PlainStream, progress: Callable[[int], object] | None) ->
         yield chunk
 
 
-def _verify(what: str, expected: str | None, actual: str) -> None:
-    if expected is not None and actual != expected:
+def _verify(what: str, expected: str, actual: str) -> None:
+    if actual != expected:
         raise DigestMismatchError(what=what, expected=expected, actual=actual)
 
 
