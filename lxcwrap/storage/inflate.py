@@ -58,8 +58,8 @@ class PlainStream:
 
     limit: most plain bytes accepted; more raises FormatError, as does any damage. A file or iterator given as
     source is read in another thread until `close` returns, and stays open. `compression` is known at once,
-    `digest` and `diff_id` when the end was reached. digested: whether `digest` will be asked for. tee: set it before iterating to be given the stored bytes
-    too, in that other thread.
+    `digest` and `diff_id` when the end was reached. digested: whether `digest` will be asked for.
+    tee: set it before iterating to be given the stored bytes too, in that other thread.
     """
 
     def __init__(self, source: Source, *, what: str, limit: int, digested: bool = True) -> None:
