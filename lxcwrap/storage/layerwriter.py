@@ -66,43 +66,67 @@ def read_tree(
     ids: IdMap = IDENTITY,
     newest_s: int | None = None,
     leave_out: Collection[str] = (),
+    only: Collection[str] | None = None,
+    gone: Collection[str] = (),
 ) -> Iterator[Member]:
     """
     Everything below `root`, and `root` itself, in the order and form of a layer. Sockets are left out.
 
     root: path or open descriptor of a directory. ids: how the ids on disk are shifted; those in the archive
-    are the inner ones. newest_s: later times become this one (`source_date_epoch()`). leave_out: absolute
-    paths without an entry, ``/`` for that of `root`; a directory is left out with all that is in it. Overlay
-    whiteouts and opaque directories become ``.wh.`` entries.
+    are the inner ones. newest_s: later times become this one (`source_date_epoch()`). Overlay whiteouts and
+    opaque directories become ``.wh.`` entries. leave_out: absolute paths without an entry, ``/`` for that of
+    `root`; a directory is left out with all that is in it. only: the only paths below `root`, with their
+    directories. gone: paths that become whiteouts.
 
     Raises FormatError: the tree cannot be a layer: a name begins with ``.wh.``, it is too deep, overlayfs
     wrote to it with redirect_dir or metacopy, or it changes while it is read.
     """
     path, parent = (root, None) if isinstance(root, Path) else (".", root)
     fd = os.open(path, _OPEN | os.O_DIRECTORY, dir_fd=parent)
-    yield from _TreeReader(ids, newest_s, frozenset(map(os.fsencode, leave_out))).directory(fd, b"", 0)
+    reader = _TreeReader(ids, newest_s, _paths(leave_out), None if only is None else _paths(only))
+    for lost in _paths(gone):
+        prefix, slash, name = lost.rpartition(b"/")
+        reader.gone.setdefault(prefix + slash, set()).add(name)
+    yield from reader.directory(fd, b"", 0)
+
+
+def _paths(paths: Iterable[str]) -> frozenset[bytes]:
+    """As names in the archive; the root's own is empty."""
+    return frozenset(os.fsencode(path).removeprefix(b"/") for path in paths)
 
 
 class _TreeReader:
-    def __init__(self, ids: IdMap, newest_s: int | None, left_out: frozenset[bytes]) -> None:
+    def __init__(
+        self, ids: IdMap, newest_s: int | None, left_out: frozenset[bytes], only: frozenset[bytes] | None
+    ) -> None:
         self._ids = ids
         self._newest_s = newest_s
         self._left_out = left_out
+        self._only = only
+        self.gone: dict[bytes, set[bytes]] = {}  # names of what becomes a whiteout, by directory
         self._first_names: dict[tuple[int, int], bytes] = {}
 
     def directory(self, fd: int, prefix: bytes, depth: int) -> Iterator[Member]:
         """The directory `fd`, which is closed, and all below it."""
         try:
-            xattrs = _xattrs(fd, prefix)
-            if prefix or b"/" not in self._left_out:
-                yield self._entry(prefix or b"./", os.fstat(fd), xattrs), ()
+            status, xattrs = os.fstat(fd), _xattrs(fd, prefix)
+            if prefix or b"" not in self._left_out:
+                yield self._entry(prefix or b"./", status, xattrs), ()
             if xattrs.get(OPAQUE_XATTR.encode()) == b"y":
                 yield Entry(prefix + OPAQUE_MARKER, Kind.FILE), ()
-            for name in sorted(map(os.fsencode, os.listdir(fd))):
-                if b"/" + prefix + name not in self._left_out:
+            gone = self.gone.get(prefix, set())
+            for name in sorted(gone | set(map(os.fsencode, os.listdir(fd)))):
+                if name in gone:
+                    yield _whiteout(prefix, name)
+                elif self._is_wanted(prefix + name):
                     yield from self._member(fd, name, prefix, depth)
+            if os.fstat(fd).st_ctime_ns != status.st_ctime_ns:
+                raise _changed(prefix or b"/")
         finally:
             os.close(fd)
+
+    def _is_wanted(self, path: bytes) -> bool:
+        return path not in self._left_out and (self._only is None or path in self._only)
 
     def _member(self, parent: int, name: bytes, prefix: bytes, depth: int) -> Iterator[Member]:
         path = prefix + name
@@ -111,7 +135,7 @@ class _TreeReader:
         except FileNotFoundError:
             raise _changed(path) from None
         if is_whiteout(status):
-            yield Entry(prefix + WHITEOUT_PREFIX + name, Kind.FILE), ()
+            yield _whiteout(prefix, name)
             return
         if name.startswith(WHITEOUT_PREFIX):
             raise _unfit(path, "has a name that means a deletion in a layer")
@@ -174,6 +198,10 @@ class _TreeReader:
             if magic >> 24 == 3 and self._ids.to_inner(root_id) == 0:
                 return struct.pack("<5I", 2 << 24 | magic & 0xFFFFFF, *sets)
         return value
+
+
+def _whiteout(prefix: bytes, name: bytes) -> Member:
+    return Entry(prefix + WHITEOUT_PREFIX + name, Kind.FILE), ()
 
 
 def _open(parent: int, name: bytes, path: bytes, expected: os.stat_result) -> int:

@@ -12,60 +12,99 @@ import errno
 import os
 import posixpath
 import stat
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ..drivers.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
+from ..drivers.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, open_in_root, openat2
+from ..ids import IDENTITY, IdMap
 from ..results import Change
+from .merged import merged
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
-def changes(upper: Path, lowers: Sequence[Path], *, ignore: Collection[str] = ()) -> tuple[Change, ...]:
+def changes(
+    upper: Path, lowers: Sequence[Path], *, ids: IdMap = IDENTITY, ignore: Collection[str] = ()
+) -> tuple[Change, ...]:
     """All differences of `upper` to `lowers` (topmost first), by path, as ``docker diff`` tells them.
 
     A directory that the lowers have counts as modified when it is in the upper, so also when only its
     contents changed. Of a deleted directory only the directory itself is told. Empty files and directories at
     the paths in `ignore` are left out, with the directories that are in the upper on their account alone:
-    mount points. The upper may be in use; what vanishes meanwhile is left out.
+    mount points. The upper may be in use; what vanishes meanwhile is left out. ids: how those in the upper
+    are shifted.
     """
-    with ExitStack() as stack:
-        fds = [_open_layer(stack, path) for path in (upper, *lowers)]
-        found = _Found()
-        _compare(fds[0], fds[1:], found)
+    found = _Found(ids)
+    _compare(upper, lowers, found)
     _prune(found, ignore)
     return tuple(Change(path=path, kind=found.kinds[path]) for path in sorted(found.kinds))
+
+
+def mount_remains(
+    upper: Path, lowers: Sequence[Path], *, ids: IdMap, mount_points: Collection[str]
+) -> frozenset[str]:
+    """The paths in `upper` that `changes` would leave out. mount_points: as the container sees them, so that
+    links may lead there, with the directories above them."""
+    with merged([upper, *lowers]) as root:
+        points = {path for point in mount_points for path in _real(root, point)}
+    found = _Found(ids)
+    _compare(upper, lowers, found, within=points)
+    everything = frozenset(found.kinds)
+    _prune(found, points)
+    return everything - found.kinds.keys()
+
+
+def _real(root: int, point: str) -> Iterator[str]:
+    """Where `point` leads to within `root`, and the directories above that."""
+    with suppress(OSError):  # nothing is there
+        fd = open_in_root(root, point, os.O_PATH)
+        try:
+            path = PurePosixPath(os.readlink(f"/proc/self/fd/{fd}"))  # mounted nowhere, it has a root itself
+        finally:
+            os.close(fd)
+        yield from map(str, (path, *path.parents))
 
 
 class _Found:
     """What a comparison yields: kinds by path, and which of these a mount point alone may have caused."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: IdMap) -> None:
+        self.ids = ids
         self.kinds: dict[str, Literal["added", "modified", "deleted"]] = {}
         self.blank: set[str] = set()  # added, and a directory or an empty file
-        self.merged: set[str] = set()  # a directory with the mode the lowers' has
+        self.merged: set[str] = set()  # a directory with mode and owner of the lowers'
 
 
-def _compare(upper: int, lowers: Sequence[int], found: _Found) -> None:
+def _compare(
+    upper_dir: Path, lower_dirs: Sequence[Path], found: _Found, *, within: Collection[str] | None = None
+) -> None:
+    """within: the only directories, besides the root, to be looked into."""
+    with ExitStack() as stack:
+        upper, *lowers = [_open_layer(stack, path) for path in (upper_dir, *lower_dirs)]
+        _walk(upper, lowers, found, within)
+
+
+def _walk(upper: int, lowers: Sequence[int], found: _Found, within: Collection[str] | None) -> None:
     # (directory, the lowers whose directories are merged there, are they hidden by an opaque one above?)
     pending: list[tuple[str, tuple[int, ...], bool]] = [("", tuple(lowers), False)]
     while pending:
-        path, merged, hidden = pending.pop()
+        path, beside, hidden = pending.pop()
         with ExitStack() as stack:
-            directory = _open_below(stack, upper, path)
+            directory = open_below(stack, upper, path)
             if directory is None:
                 continue
             hidden = hidden or _is_opaque(directory)
-            below = [(lower, fd) for lower in merged if (fd := _open_below(stack, lower, path)) is not None]
+            below = [(lower, fd) for lower in beside if (fd := open_below(stack, lower, path)) is not None]
             names = set(os.listdir(directory))
             for name in names:
                 status = _lstat(directory, name)
                 was, dirs = _lookup(below, name)
-                if status and _note(found, f"{path}/{name}", status, was):
-                    pending.append((f"{path}/{name}", dirs, hidden))
+                child = f"{path}/{name}"
+                if status and _note(found, child, status, was) and (within is None or child in within):
+                    pending.append((child, dirs, hidden))
             if hidden:
                 for name in {name for _, fd in below for name in os.listdir(fd)} - names:
                     if _lookup(below, name)[0]:
@@ -82,9 +121,14 @@ def _note(found: _Found, path: str, status: os.stat_result, was: os.stat_result 
     found.kinds[path] = "modified" if was else "added"
     if was is None and (is_dir or (stat.S_ISREG(status.st_mode) and status.st_size == 0)):
         found.blank.add(path)
-    if was and is_dir and was.st_mode == status.st_mode:
+    if was and is_dir and _is_alike(status, was, found.ids):
         found.merged.add(path)
     return is_dir
+
+
+def _is_alike(status: os.stat_result, was: os.stat_result, ids: IdMap) -> bool:
+    inner = (status.st_mode, ids.to_inner(status.st_uid), ids.to_inner(status.st_gid))
+    return inner == (was.st_mode, was.st_uid, was.st_gid)
 
 
 def _lookup(layers: Sequence[tuple[int, int]], name: str) -> tuple[os.stat_result | None, tuple[int, ...]]:
@@ -103,7 +147,7 @@ def _lookup(layers: Sequence[tuple[int, int]], name: str) -> tuple[os.stat_resul
             break
         dirs.append(layer)
         with ExitStack() as stack:
-            child = _open_below(stack, fd, name)
+            child = open_below(stack, fd, name)
             if child is not None and _is_opaque(child):
                 break
     return top, tuple(dirs)
@@ -123,7 +167,7 @@ def _open_layer(stack: ExitStack, path: Path) -> int:
     return fd
 
 
-def _open_below(stack: ExitStack, layer: int, path: str) -> int | None:
+def open_below(stack: ExitStack, layer: int, path: str) -> int | None:
     """The directory `path` of a layer; None if it is gone, or something else by now."""
     rules = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
     try:

@@ -167,10 +167,26 @@ def test_file_that_vanishes(tree: Path) -> None:
     assert "'p'" in caught.value.what
 
 
+def test_file_that_comes(tree: Path) -> None:
+    """A directory that changes was read in no one state."""
+    members = read_tree(tree)
+    next(members), next(members)
+    (tree / "new").touch()
+    with pytest.raises(FormatError) as caught:
+        list(members)
+    assert "'/'" in caught.value.what
+
+
 def test_what_is_left_out(tree: Path) -> None:
     """An entry, a directory with all that is in it, and the root's own entry."""
     names = {member.name for member, _ in read_tree(tree, leave_out=["/", "/b", "/c", "/b.x/none"])}
     assert names == {b"a", b"b.x", b"p"}
+
+
+def test_only_some_paths(tree: Path) -> None:
+    """And whiteouts for what is gone, in their place among the names."""
+    members = read_tree(tree, only=["/b", "/c", "/b.x"], gone=["/bb", "/b/old"])
+    assert [member.name for member, _ in members] == [b"./", b"b/", b"b/.wh.old", b"b.x", b".wh.bb", b"c"]
 
 
 def test_a_tree_by_its_descriptor(tree: Path) -> None:
