@@ -52,6 +52,19 @@ _LAYER_TYPE: Final = re.compile(
     r"|application/vnd\.docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.gzip|\.zstd|\+gzip|\+zstd)?"
 )
 
+
+def oci_layer_type(media_type: str) -> str:
+    """The OCI name of a layer type; Docker's own does not belong into an OCI manifest.
+
+    >>> oci_layer_type("application/vnd.docker.image.rootfs.diff.tar.gzip")
+    'application/vnd.oci.image.layer.v1.tar+gzip'
+    """
+    for compression in ("gzip", "zstd"):
+        if media_type.endswith(compression):
+            return f"{OCI_LAYER}+{compression}"
+    return OCI_LAYER
+
+
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 
 

@@ -19,6 +19,7 @@ from ..oci import (
     Reference,
     chain_ids,
     digest_of,
+    oci_layer_type,
 )
 from .blobs import BlobStore
 from .layers import IngestedLayer, LayerStore
@@ -89,10 +90,14 @@ class Addition:
         *,
         origin: Origin = NOWHERE,
         platform: Platform | None = None,
+        unpack: bool = True,
         what: str = "image",
     ) -> str:
         """
         Add the image of a manifest; its id. What of it is not stored yet comes from `origin`.
+
+        unpack: if False, all layers must be stored, and the config known to be right about them: they are
+        unpacked when they are wanted.
 
         Raises FormatError when manifest, config and layers do not fit together, DigestMismatchError when
         content is not what manifest or config say, UnsupportedError when it does not run on `platform`;
@@ -105,7 +110,8 @@ class Addition:
             platform.require([config.platform], what)
         chains = chain_ids(config.diff_ids)
         places = [_Place(*place) for place in zip(chains, config.diff_ids, strict=True)]
-        self._add_layers(manifest.layers, places, origin, what)
+        if unpack:
+            self._add_layers(manifest.layers, places, origin, what)
         digest, _ = self.blobs.put_bytes(manifest_data)
         blobs = (str(layer.digest) for layer in manifest.layers)
         stack = tuple(zip(map(str, chains), blobs, strict=True))
@@ -120,6 +126,7 @@ class Addition:
         *,
         origin: Origin = NOWHERE,
         platform: Platform | None = None,
+        unpack: bool = True,
         what: str = "image",
     ) -> str:
         """As `add`, given a config and its layers, the lowest first. Writes the manifest."""
@@ -127,11 +134,17 @@ class Addition:
         manifest = Manifest(
             config=Descriptor(media_type=OCI_CONFIG, digest=digest_of(config), size=len(config)),
             layers=tuple(
-                Descriptor(media_type=layer.media_type, digest=Digest(layer.digest), size=layer.size)
+                Descriptor(
+                    media_type=oci_layer_type(layer.media_type),
+                    digest=Digest(layer.digest),
+                    size=layer.size,
+                )
                 for layer in layers
             ),
         )
-        return self.add(manifest.to_json(), references, origin=origin, platform=platform, what=what)
+        return self.add(
+            manifest.to_json(), references, origin=origin, platform=platform, unpack=unpack, what=what
+        )
 
     def _config(self, descriptor: Descriptor, origin: Origin, what: str) -> ImageConfig:
         if descriptor.size > MAX_DOCUMENT:
