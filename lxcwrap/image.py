@@ -10,6 +10,8 @@ from .errors import InvalidSpecError
 from .oci import Digest, History, ImageConfig, Reference
 
 if TYPE_CHECKING:
+    from .progress import Progress
+    from .registry.credentials import Credentials
     from .storage.images import ImageStore
 
 
@@ -89,6 +91,35 @@ class Image:
         Raises ImageNotFoundError: it does not have this name.
         """
         self._store.untag(self._id, tag_reference(reference))
+
+    def push(
+        self,
+        reference: str | None = None,
+        *,
+        credentials: Credentials | None = None,
+        progress: Progress = None,
+    ) -> Digest:
+        """
+        Store it at the registry and under the tag that `reference` names, by default its only tag.
+
+        Its manifest goes as it is: the digest given back is `digest`. Blobs that the registry has are not
+        sent. credentials: by default those that ``docker login`` or ``podman login`` have stored.
+
+        Raises InvalidSpecError: `reference` has a digest, or is needed as it has not exactly one tag.
+        RegistryError, RegistryAuthError: the registry could not be reached, or refused.
+        """
+        from .progress import reporting
+        from .registry.push import push
+
+        target = tag_reference(reference) if reference else self._only_tag()
+        with reporting(progress) as report:
+            return push(self._store, self._id, target, credentials=credentials, report=report)
+
+    def _only_tag(self) -> Reference:
+        tags = self._store.tags(self._id)
+        if len(tags) != 1:
+            raise InvalidSpecError(f"push of {self!r}: say to where, as it has {len(tags)} tags")
+        return tags[0]
 
     def remove(self) -> None:
         """Delete it with all its tags, and the content that no other image needs.

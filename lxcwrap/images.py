@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from .errors import ImageNotFoundError, InvalidSpecError
 from .image import HasImages, Image, tag_reference
-from .oci import ImageConfig, Platform, Reference
+from .oci import Digest, ImageConfig, Platform, Reference
+from .progress import Progress, reporting
 from .reference import DEFAULT_TAG
 from .specs import StrPath, check_argv, check_env, parse_signal
 
 if TYPE_CHECKING:
+    from .registry.credentials import Credentials
     from .storage.images import ImageStore
 
 T = TypeVar("T")
@@ -73,6 +75,35 @@ class Images:
             return Image(self._host, ensure_busybox(self._store))
 
     # --- bringing images in -------------------------------------------------------------------------------
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        credentials: Credentials | None = None,
+        progress: Progress = None,
+    ) -> Image:
+        """
+        Bring in an image from a registry: Docker's, if `reference` names none. Its tag, if it has one, names
+        the image then.
+
+        Layers that are here already are not fetched, and nothing at all if the tag did not change. Of an
+        image for several platforms that for `platform` is taken, by default this machine's. credentials: by
+        default those that ``docker login`` or ``podman login`` have stored. How registries are reached is
+        said in ``registries.yaml``.
+
+        Raises ImageNotFoundError: the registry has no such image. RegistryError, RegistryAuthError: it could
+        not be reached, or refused. UnsupportedError: nothing is for the platform. FormatError,
+        DigestMismatchError: what came is malformed or hostile. Nothing is kept then.
+        """
+        from .registry.pull import pull
+
+        name = Reference.parse(reference)
+        wanted = Platform.parse(platform) if platform else None
+        with reporting(progress) as report:
+            image_id = pull(self._store, name, platform=wanted, credentials=credentials, report=report)
+        return Image(self._host, image_id)
 
     def load(self, path: StrPath, *, platform: str | None = None) -> builtins.list[Image]:
         """
@@ -164,6 +195,26 @@ class Images:
             references=[tag_reference(tag) if tag else system],
         )
         return Image(self._host, image_id)
+
+    # --- giving images out --------------------------------------------------------------------------------
+
+    def push(
+        self,
+        image: str | Image,
+        reference: str | None = None,
+        *,
+        credentials: Credentials | None = None,
+        progress: Progress = None,
+    ) -> Digest:
+        """
+        Store an image at the registry and under the tag that `reference` names, by default the name given as
+        `image`, or its only one. As `Image.push`.
+        """
+        found = self[image]
+        name = _as_reference(image)
+        if reference is None and name in self._store.tags(found.id):
+            reference = str(name)
+        return found.push(reference, credentials=credentials, progress=progress)
 
     # --- taking images away -------------------------------------------------------------------------------
 
