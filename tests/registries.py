@@ -195,13 +195,13 @@ class FakeRegistry:
         """Answer one request, from a thread of its own."""
         method, path = exchange.command, urlsplit(exchange.path).path
         behaviour = self._behaviour(method, path)
-        read = behaviour is None or method == "POST"
-        body = exchange.content() if read and method != "PATCH" else b""
+        unread = method == "PATCH" or (method == "PUT" and behaviour)
+        body = b"" if unread else exchange.content()
         headers = exchange.headers
         authorization = headers.get("Authorization", "")
         self.seen.append(Seen(method, exchange.path, authorization, headers.get("Range", ""), body))
         if behaviour:
-            exchange.close_connection = not read
+            exchange.close_connection = bool(unread)
             behaviour(exchange)
         elif path == "/token":
             self._give_token(exchange, authorization, body)
@@ -286,12 +286,17 @@ class FakeRegistry:
 
 
 @contextmanager
-def fake_registry(*, log_in: str = "", tls: tuple[Path, Path] | None = None) -> Iterator[FakeRegistry]:
-    """A registry in memory. tls: certificate and key files."""
+def fake_registry(
+    *, log_in: str = "", tls: tuple[Path, Path] | None = None, client_authority: Path | None = None
+) -> Iterator[FakeRegistry]:
+    """A registry in memory. tls: certificate and key files; client_authority: of what clients must have."""
     with _Server(("127.0.0.1", 0), Exchange) as server:
         if tls:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(*tls)
+            if client_authority:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(client_authority)
             server.socket = context.wrap_socket(
                 server.socket, server_side=True, do_handshake_on_connect=False
             )

@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
@@ -134,6 +135,7 @@ class Transport:
         self._endpoint = endpoint
         self._origin = Origin.of(parse_url(endpoint.origin))
         self._timeout = urllib3.Timeout(connect=config.connect_timeout_s, read=config.read_timeout_s)
+        self._here = is_loopback(self._origin.host)
         self._secrets: set[str] = set()
         self._managers: dict[tuple[Proxy | None, bool, str], urllib3.PoolManager] = {}
         self._lock = threading.Lock()
@@ -176,10 +178,8 @@ class Transport:
             raise refused("only http and https are followed")
         if origin.scheme == "http" and parse_url(base).scheme == "https":
             raise refused("https must not lead to http")
-        if is_loopback(origin.host) and not is_loopback(self._origin.host):
-            raise refused("another machine must not send us to this one")
-        if _is_link_local(origin.host):
-            raise refused("link-local addresses are not for registries")
+        if _is_forbidden(origin.host, self._here) or (is_loopback(origin.host) and not self._here):
+            raise refused("others must not send us to this machine or what is linked to it alone")
         return target._replace(auth=None, fragment=None).url
 
     def is_own(self, url: str) -> bool:
@@ -242,7 +242,8 @@ class Transport:
             )
             return urllib3.ProxyManager(proxy.url, proxy_headers=authorization, **options)
         manager = urllib3.PoolManager(**options)
-        manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        if not own:
+            manager.pool_classes_by_scheme = _guarded_pools(self._here)
         return manager
 
     def _ssl_context(self, own: bool) -> ssl.SSLContext:
@@ -261,43 +262,47 @@ class Transport:
         return context
 
 
-# --- never to link-local addresses ----------------------------------------------------------------------
+# --- where others may not send us -----------------------------------------------------------------------
 
-# There clouds keep what identifies a machine. A name may resolve to such an address, so the peer is looked
-# at, before anything is sent. (A proxy looks for itself.)
+# To services of this machine, and to what clouds keep for it at link-local addresses. A name may resolve to
+# these, and a number be written in many ways, so the peer is looked at, before anything is sent to it. (A
+# proxy looks for itself.)
 
 
-def _is_link_local(host: str) -> bool:
+def _is_forbidden(host: str, here: bool) -> bool:
+    """here: the registry itself is on this machine."""
     try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_link_local
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_link_local or (not here and (address.is_loopback or address.is_unspecified))
 
 
-def _check_peer(connection: HTTPConnection) -> None:
-    if connection.sock and _is_link_local(connection.sock.getpeername()[0]):
-        connection.close()
-        raise OSError("its address is link-local")
+@cache
+def _guarded_pools(here: bool) -> dict[str, type[HTTPConnectionPool]]:
+    def check(connection: HTTPConnection) -> None:
+        if connection.sock and _is_forbidden(connection.sock.getpeername()[0], here):
+            connection.close()
+            raise OSError("its address is one of this machine alone")
 
+    class Connection(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            check(self)
 
-class _HttpConnection(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _check_peer(self)
+    class TlsConnection(HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            check(self)
 
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connection
 
-class _HttpsConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _check_peer(self)
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = TlsConnection
 
-
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _HttpConnection
-
-
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection
+    return {"http": Pool, "https": TlsPool}
 
 
 # --- failures in words ----------------------------------------------------------------------------------
