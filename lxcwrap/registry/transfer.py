@@ -85,7 +85,8 @@ class Upload:
     """
     One blob into a registry.
 
-    A large one goes by PATCH, of which the registry can tell how far it came. The first names no range, as
+    A large one goes by PATCH, of which the registry can tell how far it came. (Docker's of version 2 cannot:
+    it knows an upload by the offset it told last. There it begins again.) The first PATCH names no range, as
     Docker's client does it: not all registries take ranges.
     """
 

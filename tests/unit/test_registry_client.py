@@ -14,6 +14,7 @@ from lxcwrap.errors import ImageNotFoundError, RegistryAuthError, RegistryError
 from lxcwrap.oci import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Digest, Reference, digest_of
 from lxcwrap.registry.client import Repository, connect
 from lxcwrap.registry.credentials import Credentials
+from tests.middlemen import cut_line
 from tests.registries import PASSWORD, QUICK, USER, be_nobody, docker_registry
 
 SMALL, LARGE = Random(1).randbytes(10_000), Random(2).randbytes(3 << 20)
@@ -160,3 +161,17 @@ def test_basic_authentication(tmp_path: Path) -> None:
         known = Credentials(username=USER, password=PASSWORD)
         with connect(reference, config=QUICK, actions="pull,push", credentials=known) as repository:
             assert b"".join(repository.blob(upload(repository, SMALL), size=len(SMALL))) == SMALL
+
+
+def test_a_line_that_is_cut_is_made_again(server: str) -> None:
+    """This registry gives up an upload that broke off, so it begins again; a download goes on."""
+    with (
+        cut_line(server, [1_000_000] * 2) as line,
+        connect(Reference.parse(f"{line}/cut"), config=QUICK, actions="pull,push") as repository,
+    ):
+        digest = upload(repository, LARGE)
+    with (
+        cut_line(server, [1_000_000] * 3) as line,
+        connect(Reference.parse(f"{line}/cut"), config=QUICK, actions="pull") as repository,
+    ):
+        assert b"".join(repository.blob(digest, size=len(LARGE))) == LARGE
