@@ -5,21 +5,26 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar, cast, get_args
 
 from .errors import ImageNotFoundError, InvalidSpecError
 from .image import HasImages, Image, tag_reference
 from .oci import Digest, ImageConfig, Platform, Reference
-from .progress import Progress, reporting
+from .progress import Progress, Report, reporting
 from .reference import DEFAULT_TAG
-from .specs import StrPath, check_argv, check_env, parse_signal
+from .specs import Limits, StrPath, check_argv, check_env, parse_signal
 
 if TYPE_CHECKING:
+    from .build.frontend import Secret
+    from .build.step import Network
+    from .machinery import Machinery
     from .registry.credentials import Credentials
     from .storage.images import ImageStore
 
 T = TypeVar("T")
+Pull = Literal["missing", "always", "never"]
 
 
 class Images:
@@ -105,7 +110,9 @@ class Images:
             image_id = pull(self._store, name, platform=wanted, credentials=credentials, report=report)
         return Image(self._host, image_id)
 
-    def load(self, path: StrPath, *, platform: str | None = None) -> builtins.list[Image]:
+    def load(
+        self, path: StrPath, *, platform: str | None = None, progress: Progress = None
+    ) -> builtins.list[Image]:
         """
         Bring in the images of an OCI archive, an OCI layout directory or a ``docker save`` archive, with
         their tags.
@@ -119,7 +126,9 @@ class Images:
         from .formats.layout import load
 
         wanted = Platform.parse(platform) if platform else None
-        return [Image(self._host, image_id) for image_id in load(self._store, Path(path), platform=wanted)]
+        with reporting(progress) as report:
+            ids = load(self._store, Path(path), platform=wanted, report=report)
+        return [Image(self._host, image_id) for image_id in ids]
 
     def import_rootfs(
         self,
@@ -195,6 +204,85 @@ class Images:
             references=[tag_reference(tag) if tag else system],
         )
         return Image(self._host, image_id)
+
+    def build(
+        self,
+        context: StrPath | BinaryIO = ".",
+        *,
+        dockerfile: StrPath | None = None,
+        tags: Sequence[str] = (),
+        build_args: Mapping[str, str] | None = None,
+        target: str | None = None,
+        secrets: Mapping[str, Secret] | None = None,
+        labels: Mapping[str, str] | None = None,
+        platform: str | None = None,
+        no_cache: bool = False,
+        network: Network = "none",
+        limits: Limits | None = None,
+        pull: Pull = "missing",
+        progress: Progress = None,
+    ) -> Image:
+        """
+        Build the image that a Dockerfile describes.
+
+        context: a directory, or a tar archive as a path or binary file. dockerfile: its path in the context,
+        or an absolute one; by default ``Dockerfile``. target: the stage to build, by default the last.
+        secrets: for ``RUN --mount=type=secret``, by id: text or bytes, or the path object of a file.
+        labels: added to those of the Dockerfile. platform: what the image is for, by default this machine.
+        no_cache: run every step anew. network: that of RUN where it does not say: ``"none"``, or the
+        ``"host"``'s. limits: of each RUN. pull: when to pull the images that FROM names: if they are
+        ``"missing"``, ``"always"`` or ``"never"``.
+
+        With SOURCE_DATE_EPOCH in the environment or in build_args the same content gives the same image.
+
+        Raises DockerfileError: it is malformed, where. InvalidSpecError: another argument cannot be right; an
+        unused build argument, too. BuildError: a step failed: no image is made, but what the steps before it
+        made stays in the build cache. ImageNotFoundError, RegistryError: the image of a FROM.
+        """
+        from .build.frontend import build_dockerfile, build_options
+        from .build.runner import ContainerRunner
+
+        options = build_options(
+            build_args=build_args,
+            secrets=secrets,
+            labels=labels,
+            platform=platform,
+            network=network,
+            limits=limits,
+            no_cache=no_cache,
+        )
+        if pull not in get_args(Pull):
+            raise InvalidSpecError(f"pull={pull!r}: use one of {', '.join(get_args(Pull))}")
+        if isinstance(tags, str):
+            raise TypeError(f"tags= takes a list of names: [{tags!r}]")
+        references = [tag_reference(tag) for tag in tags]
+        with reporting(progress) as report:
+            image_id = build_dockerfile(
+                self._store,
+                ContainerRunner(cast("Machinery", self._host)),
+                partial(self._base, pull, report),
+                context,
+                dockerfile,
+                options,
+                references=references,
+                target=target,
+                report=report,
+            )
+        return Image(self._host, image_id)
+
+    def _base(self, pull: Pull, report: Report, key: str, platform: Platform) -> str:
+        """The id of the image that a build asks for."""
+        if pull != "always":
+            try:
+                image = self.resolve(key)
+                if pull == "never":
+                    platform.require([image.config.platform], key)
+                if platform.rank(image.config.platform):
+                    return image.id
+            except ImageNotFoundError:
+                if pull == "never":
+                    raise
+        return self.pull(key, platform=str(platform), progress=report).id
 
     # --- giving images out --------------------------------------------------------------------------------
 

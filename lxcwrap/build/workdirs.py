@@ -1,0 +1,43 @@
+"""WORKDIR: a directory that is made where it is missing, with those above it.
+
+Source: BuildKit, dockerfile2llb (dispatchWorkdir): mode 0755, for the user that USER names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from ..drivers.paths import open_in_root
+from ..errors import path_error
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def make_directory(root: int, path: str, owner: Callable[[], tuple[int, int]]) -> None:
+    """The directory `path`, links followed within `root`. owner: asked only if one is made.
+
+    Raises PathError: something that is no directory is in the way.
+    """
+    with ExitStack() as stack:
+        parent = root
+        names = [name for name in path.split("/") if name]
+        for depth, name in enumerate(names, 1):
+            so_far = "/".join(names[:depth])
+            try:
+                try:
+                    fd = open_in_root(root, so_far, _DIRECTORY)
+                except FileNotFoundError:
+                    os.mkdir(name, 0o755, dir_fd=parent)
+                    fd = open_in_root(root, so_far, _DIRECTORY)
+                    os.fchown(fd, *owner())
+                    os.fchmod(fd, 0o755)  # whatever the umask
+            except OSError as error:
+                raise path_error(error.errno or 0, "WORKDIR", f"/{so_far}", error.strerror or "") from None
+            stack.callback(os.close, fd)
+            parent = fd
+
+
+def owner_of(root: int, user: str) -> tuple[int, int]:
+    return (0, 0)
