@@ -202,14 +202,16 @@ def _signal(instruction: StopSignal, signal: str) -> str:
 
 def _ports(instruction: Expose, several: Iterable[str]) -> tuple[str, ...]:
     ports: dict[str, None] = {}
+    count = 0
     for port in several:
         # Docker lets an address and a port of the host stand before it, and makes nothing of them.
         match = _PORTS.fullmatch(port.rpartition(":")[2])
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not match or not first <= last <= 65535:
             raise instruction.at.error(f"port {port[:80]!r}: write 80, 80/udp or 8000-8010/tcp")
+        count += last - first + 1
+        if count > _MAX_PORTS:
+            raise instruction.at.error(f"more than {_MAX_PORTS} ports")
         protocol = (match[3] or "tcp").lower()
         ports.update((f"{number}/{protocol}", None) for number in range(first, last + 1))
-        if len(ports) > _MAX_PORTS:
-            raise instruction.at.error(f"more than {_MAX_PORTS} ports")
     return tuple(ports)

@@ -115,9 +115,9 @@ class Lexer:
         self.quoted = False
         """Whether there were quotes."""
 
-    def scan(self, stop: str = "", *, keep_escapes: bool = False) -> list[Piece]:
-        """The pieces up to `stop`, which is read too, or the end."""
-        start, pieces = self._position, list[Piece]()
+    def scan(self, stop: str = "", *, opened: int = 0, keep_escapes: bool = False) -> list[Piece]:
+        """The pieces up to the end, or up to `stop`, which must come and ends what began at `opened`."""
+        pieces = list[Piece]()
         plain = _plain("$<" + self._quotes + self._escape + stop)
         while character := self._peek():
             if character == stop:
@@ -137,7 +137,7 @@ class Lexer:
             else:
                 pieces.append((self._take(), False))
         if stop:
-            raise self._error(f"'{stop}' is missing: every ${{ needs its }}", start - 1)
+            raise self._error(f"'{stop}' is missing in ${{...}}", opened)
         return pieces
 
     def _peek(self) -> str:
@@ -218,18 +218,18 @@ class Lexer:
 
     def _bad(self, start: int) -> WordError:
         if not self._peek():
-            return self._error("'}' is missing: every ${ needs its }", start)
+            return self._error("'}' is missing in ${...}", start)
         return self._error(
             "not a substitution: write ${name}, and behind the name one of :- - :+ + :? ? # ## % %% / //, or"
             " nothing; a dollar sign that is text needs the escape character before it",
             start,
         )
 
-    def _word(self, stop: str, *, keep_escapes: bool) -> str:
-        return "".join(piece for piece, _ in self.scan(stop, keep_escapes=keep_escapes))
+    def _word(self, stop: str, start: int, *, keep_escapes: bool) -> str:
+        return "".join(piece for piece, _ in self.scan(stop, opened=start, keep_escapes=keep_escapes))
 
     def _conditional(self, name: str, operator: str, value: str, unset: bool, start: int) -> str:
-        word = self._word("}", keep_escapes=False)
+        word = self._word("}", start, keep_escapes=False)
         if operator == "?" and unset and not self._keep_variables:
             raise self._error(f"{name}: {word or 'give it a value'}", start)
         if operator == "+":
@@ -239,15 +239,15 @@ class Lexer:
     def _trimmed(self, operator: str, value: str, start: int) -> str:
         longest = self._peek() == operator
         self._position += longest
-        segments = self._pattern(self._word("}", keep_escapes=True), value, start)
+        segments = self._pattern(self._word("}", start, keep_escapes=True), value, start)
         trim = globs.without_prefix if operator == "#" else globs.without_suffix
         return trim(value, segments, longest=longest)
 
     def _replaced(self, value: str, start: int) -> str:
         every = self._peek() == "/"
         self._position += every
-        pattern = self._word("/", keep_escapes=True)
-        text = self._word("}", keep_escapes=True)
+        pattern = self._word("/", start, keep_escapes=True)
+        text = self._word("}", start, keep_escapes=True)
         segments = self._pattern(pattern, value, start)
         try:
             return globs.replaced(value, segments, text, every=every, max_length=MAX_LENGTH)
