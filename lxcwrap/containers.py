@@ -144,8 +144,8 @@ class Containers:
         """
         began = time.monotonic()
         input = None if input is None else input_bytes(input)
-        if options.get("tty"):
-            raise InvalidSpecError("run() collects output and has no terminal: use launch(tty=True)")
+        if options.get("tty") or options.get("init") == "system":
+            raise InvalidSpecError("run() collects output and has no terminal: use launch() for one")
         container_id = secrets.token_hex(32)
         with self._undone(container_id):
             spec, slot = self._create(container_id, image, argv, sh, options, auto_remove=True)
@@ -241,11 +241,15 @@ class Containers:
         """Its spec and the slot of its id range. Until `Machinery.publish` this process answers for it."""
         machinery = self._machinery
         found = self._images.resolve(image)
+        config, lowers = found.config, machinery.image_store.lower_dirs(found.id)
+        if options.get("init") == "system":
+            from .systems import as_system
+
+            config, options = as_system(config, lowers, argv, sh, options)
         spec = make_spec(
-            found.id, found.config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
+            found.id, config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )
         slot = making.record(machinery, container_id, spec)
-        lowers = machinery.image_store.lower_dirs(spec.image_id)
         making.furnish(machinery, container_id, spec, machinery.idmap(slot), lowers)
         return spec, slot
 

@@ -97,6 +97,7 @@ def begin(
         "bundle": str(machinery.bundle(container_id)),
         "id_base": machinery.idmap(slot).base,
         "auto_remove": spec.auto_remove,
+        "system": spec.is_system,
         "log": {"max_bytes": spec.log_max_bytes, "max_files": spec.log_max_files},
         "stdio": streams.names,
     }

@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from .errors import InvalidSpecError, UnsupportedError
 from .ids import RANGE_SIZE
@@ -39,7 +39,8 @@ class ContainerOptions(TypedDict, total=False):
     read_only: the root file system cannot be written.  shm_size: of /dev/shm, bytes or text.
     ulimits: `Ulimit`.  sysctls: of the container's own network and IPC.  extra_hosts: name to address.
     labels: added to the image's.  oom_score_adj: -1000..1000.
-    tty: a terminal for the main process.  init: False makes the command itself PID 1.
+    tty: a terminal for the main process.  init: False makes the command itself PID 1; ``"system"`` boots the
+    image's own init, such as systemd, with what it needs to mount, divide its cgroup and shut down.
     devices: host nodes to give, ``"/dev/fuse"`` or `Device`.  cap_add, cap_drop: ``"NET_ADMIN"``, ``"ALL"``.
     privileged, seccomp, no_new_privs, masked_paths: see `Security`.
     log_max_bytes (a file), log_max_files: rotation of the log.
@@ -64,7 +65,7 @@ class ContainerOptions(TypedDict, total=False):
     extra_hosts: Mapping[str, str]
     oom_score_adj: int
     tty: bool
-    init: bool
+    init: bool | Literal["system"]
     devices: Sequence[str | Device]
     cap_add: Sequence[str]
     cap_drop: Sequence[str]
@@ -83,7 +84,7 @@ _PLAIN = (
     *("limits", "log_max_bytes", "log_max_files"),
 )
 _SECURITY = ("privileged", "seccomp", "no_new_privs", "masked_paths")
-_FLAGS = frozenset((*_SECURITY, "read_only", "tty", "init"))
+_FLAGS = frozenset((*_SECURITY, "read_only", "tty"))
 
 
 def make_spec(
@@ -103,10 +104,13 @@ def make_spec(
     for name in _FLAGS & options.keys():
         if not isinstance(options[name], bool):  # type: ignore[literal-required]  # a key of the TypedDict
             raise TypeError(f"{name}= takes True or False")  # "no" and "false" would mean yes
+    init = options.get("init", True)
+    if not isinstance(init, bool) and init != "system":
+        raise TypeError(f"init= takes True, False or 'system', not {init!r}")
     name = options.get("name") or container_id[:12]
     security = Security(
-        cap_add=_capabilities("cap_add", options),
-        cap_drop=_capabilities("cap_drop", options),
+        cap_add=capability_names("cap_add", options),
+        cap_drop=capability_names("cap_drop", options),
         devices=tuple(_device(each) for each in _each("devices", options, str | Device)),
         **{key: options[key] for key in _SECURITY if key in options},  # type: ignore[literal-required]  # keys of the TypedDict
     )
@@ -190,7 +194,8 @@ def _device(value: str | Device) -> Device:
     return device
 
 
-def _capabilities(key: str, options: ContainerOptions) -> tuple[str, ...]:
+def capability_names(key: str, options: ContainerOptions) -> tuple[str, ...]:
+    """Those of ``cap_add`` or ``cap_drop``, as ``SYS_ADMIN``. InvalidSpecError: there is none such."""
     names = {name.upper().removeprefix("CAP_") for name in _each(key, options, str)}
     for name in names - ALL_CAPABILITIES - {"ALL"}:
         raise InvalidSpecError(f"{key}: unknown capability {name!r}: see capabilities(7), or 'ALL'")

@@ -290,7 +290,7 @@ class ContainerSpec:
     read_only: bool = False
     tty: bool = False
     stdin_open: bool = False
-    init: bool = True
+    init: bool | Literal["system"] = True
     ulimits: tuple[Ulimit, ...] = ()
     sysctls: Mapping[str, str] = field(factory=dict)
     shm_size: int = field(default=64 << 20, converter=parse_size, validator=_positive)
@@ -301,8 +301,15 @@ class ContainerSpec:
     log_max_bytes: int = field(default=16 << 20, converter=parse_size, validator=_positive)
     log_max_files: int = 3
 
+    @property
+    def is_system(self) -> bool:
+        """Whether its PID 1 is the image's own init, which boots a system."""
+        return self.init == "system"
+
     def __attrs_post_init__(self) -> None:
         check_name(self.name)
+        if self.init not in (True, False, "system"):
+            raise InvalidSpecError(f"init={self.init!r}: must be True, False or 'system'")
         if not isinstance(self.limits, Limits):
             raise TypeError(f"limits= takes Limits(...), not {self.limits!r}")
         if self.log_max_files < 1:

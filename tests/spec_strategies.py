@@ -98,7 +98,7 @@ specs = st.builds(
     limits=limits,
     read_only=st.booleans(),
     tty=st.booleans(),
-    init=st.booleans(),
+    init=st.sampled_from((True, False, "system")),
     ulimits=st.lists(ulimits, max_size=2).map(tuple),
     sysctls=st.dictionaries(st.sampled_from(("net.core.somaxconn", "kernel.shmmax")), texts, max_size=2),
     shm_size=st.integers(1, 1 << 40),

@@ -18,6 +18,7 @@ def init_argv(
     tty: bool,
     seccomp: bool,
     exec_only: bool,
+    boots: bool = False,
     capabilities: int | None,
 ) -> list[str]:
     """Our init with its options, up to the command: the same for the main process and for exec.
@@ -26,6 +27,7 @@ def init_argv(
     """
     options = [INIT, "-C", cwd]
     options += ["-x"] if exec_only else []
+    options += ["-b"] if boots else []
     options += ["-k", f"{capabilities:x}"] if capabilities is not None else []
     options += ["-t"] if tty else []
     options += ["-u", user] if user else []

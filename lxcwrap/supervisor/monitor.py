@@ -13,6 +13,7 @@ clear then, the fork-server does (undertaker.py), or the monitor itself if that 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -35,6 +36,8 @@ _STDOUT, _STDERR = 1, 2
 # How long a new start waits for the clean-up of the last run.
 _LOCK_TIMEOUT_S = 15.0
 _RUNNER_GRACE_MS = 1000
+_TIOCGPTPEER = 0x5441
+_HALTED = 128 + signal.SIGINT  # how the kernel tells that a system was halted or switched off: reboot(2)
 _KILLED = "a process that took part in the start was killed"
 
 
@@ -165,6 +168,8 @@ class Monitor:
                 self.init_pidfd = os.dup(fds[0])
                 self._hear(fds[0], self._init_ended)
         elif report[0] == "terminal":
+            # Held: else the terminal hangs up whenever nobody inside has it open, as /dev/console often.
+            fcntl.ioctl(fds[0], _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
             os.set_blocking(fds[0], False)
             self._log_from(fds[0], _STDOUT)
         elif report[0] == "started":
@@ -207,7 +212,8 @@ class Monitor:
         self._hear_starter_out()
         self._drain()
         code = exit_code_of(self.init_pidfd, wait_s=0.05)
-        if code is not None:  # an older kernel: liblxc will say
+        # Else liblxc will say: an older kernel does not, and of a reboot(2) none tells here.
+        if code is not None and not self.order["system"]:
             self._record_exit(code)
         return False
 
@@ -218,7 +224,8 @@ class Monitor:
         self._drain()
         answer = os.read(self.result_fd, 4096).decode(errors="replace")
         if answer.startswith("exit "):
-            self._record_exit(int(answer.removeprefix("exit ")))
+            number = int(answer.removeprefix("exit "))
+            self._record_exit(0 if number == _HALTED and self.order["system"] else number)
         elif self.init_pidfd is not None:  # killed: the kernel may still know how init ended
             code = exit_code_of(self.init_pidfd, wait_s=2.0)
             self._record_exit(code, None if code is not None else "liblxc's process was killed")

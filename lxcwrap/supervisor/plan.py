@@ -95,6 +95,7 @@ def make_plan(
         "lowers": [str(path) for path in lowers],
         "volatile": spec.auto_remove,
         "read_only": spec.read_only,
+        "system": spec.is_system,
         "mounts": list(_mounts(spec, bundle)),
         "files": _files(spec),
         "sysctls": dict(spec.sysctls),
@@ -125,7 +126,8 @@ def _init(spec: ContainerSpec) -> list[str]:
         cwd=spec.cwd,
         tty=spec.tty,
         seccomp=uses_own_filter(spec.security),
-        exec_only=not spec.init,
+        exec_only=spec.init is not True,
+        boots=spec.is_system,
         capabilities=capability_mask(spec.security),
     )
 
@@ -172,6 +174,9 @@ def _config(
     yield "lxc.tty.max", "0"
     yield "lxc.pty.max", "1024"
     yield "lxc.autodev", "1"
+    if "SYS_BOOT" in capabilities(security):
+        # At a reboot liblxc would start again by itself, unseen by all others; not so if this hook fails.
+        yield "lxc.hook.post-stop", "/bin/false"
     yield "lxc.mount.auto", "proc:rw sys:rw" if security.privileged else "proc:mixed sys:ro"
     yield "lxc.mount.entry", f"{_escape(init_dir)} dev/.lxcwrap none bind,ro,create=dir 0 0"
     yield "lxc.mount.entry", f"tmpfs dev/shm tmpfs nosuid,nodev,mode=1777,size={spec.shm_size},create=dir 0 0"

@@ -61,7 +61,8 @@ def _prepare(plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket
     stdio, more, pair = fds[:3], fds[3:given], fds[given:]
     # Most of what liblxc must be told: the runner does so while the rest is made.
     hand(orders, (plan["id"], plan["lxc_path"], plan["config"]))
-    cgroups.prepare(plan["id"], plan["limits"], plan["devices"])
+    owner = plan["idmap"][0] if plan["system"] else None
+    cgroups.prepare(plan["id"], plan["limits"], plan["devices"], owner=owner)
     streams.open_to_all(stdio)
     namespace_fds = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
     mounts.private_mount_namespace()

@@ -28,7 +28,7 @@ LEVELS = (
     {"registry"},
     {"supervisor"},
     {"execution", "inroot", "machinery", "options"},
-    {"copying", "files", "lifecycle", "stats"},
+    {"copying", "files", "lifecycle", "stats", "systems"},
     {"inside", "making"},
     {"build"},
     {"image"},

@@ -22,6 +22,7 @@ from lxcwrap.supervisor.plan import (
 
 ID = "ab" * 32
 ENTRY = "lxc.mount.entry"
+NO_REBOOT = ("lxc.hook.post-stop", "/bin/false")
 
 
 @pytest.fixture
@@ -106,9 +107,26 @@ def test_the_hosts_kernel_state_is_masked(host: Path) -> None:
 def test_one_capability_more(host: Path, name: str) -> None:
     """cap_add adds one, and nothing else changes."""
     gone, new, options = difference(host, cap_add=(name,))
+    new -= {NO_REBOOT} if name == "SYS_BOOT" else set()
     assert [key for key, _ in gone] == [key for key, _ in new] == ["lxc.cap.keep"] and not options
     (kept,) = (set(value.upper().split()) for _, value in new)
     assert kept == DEFAULT_CAPABILITIES | {name}
+
+
+def test_who_may_reboot_ends_by_it(host: Path) -> None:
+    """liblxc would start it again in place, but for a hook that fails."""
+    assert NO_REBOOT in config(host, security=Security(cap_add=("SYS_BOOT",)))
+    assert NO_REBOOT in config(host, security=Security(privileged=True))
+    assert NO_REBOOT not in config(host)
+
+
+def test_a_system_is_its_images_init(host: Path) -> None:
+    """Ours becomes it, having made its cgroup the root of what is seen, and its terminal the console."""
+    made = plan(host, init="system", tty=True)
+    assert made["system"] and {"-x", "-b", "-t"} <= set(made["init"])
+    for other in (True, False):
+        made = plan(host, init=other)
+        assert not made["system"] and "-b" not in made["init"] and ("-x" in made["init"]) != other
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULT_CAPABILITIES))

@@ -15,7 +15,7 @@ from tests import spec_strategies as some
 
 ID = "ab" * 32
 KEYS = re.compile(
-    r"lxc\.(uts\.name|log\.(file|level)|console\.path|tty\.max|pty\.max|autodev|mount\.(auto|entry)|idmap|cap\.keep"
+    r"lxc\.(uts\.name|log\.(file|level)|console\.path|tty\.max|pty\.max|autodev|hook\.post-stop|mount\.(auto|entry)|idmap|cap\.keep"
     r"|no_new_privs|seccomp\.profile|prlimit\.(nofile|core|nproc)|proc\.oom_score_adj|environment)"
 )
 
