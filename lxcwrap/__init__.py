@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .execution import STDOUT as STDOUT
     from .execution import Popen as Popen
     from .files import ContainerPath as ContainerPath
-    from .files import FileStat as FileStat
+    from .files import ImagePath as ImagePath
     from .host import Host as Host
     from .host import default_host as default_host
     from .host import run as run
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .options import ContainerOptions as ContainerOptions
     from .results import Change as Change
     from .results import Completed as Completed
+    from .results import FileStat as FileStat
     from .results import LogLine as LogLine
     from .results import Process as Process
     from .results import Stats as Stats
@@ -83,12 +84,12 @@ _HOME = {
         WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
-    "files": "ContainerPath FileStat",
+    "files": "ContainerPath ImagePath",
     "host": "Host default_host run use_host",
     "image": "Image",
     "images": "Images",
     "options": "ContainerOptions",
-    "results": "Change Completed LogLine Process Stats",
+    "results": "Change Completed FileStat LogLine Process Stats",
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

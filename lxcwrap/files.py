@@ -1,4 +1,4 @@
-"""Paths inside a container, used as `pathlib.Path`."""
+"""Paths inside a container or an image, used as `pathlib.Path`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import os
 import stat as _stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import IO, Any, Literal, overload
+from typing import IO, Any, Literal, Self, overload
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from .errors import InvalidSpecError
-from .ids import IdMap
 from .inroot import (
     Opener,
     Root,
@@ -32,96 +30,57 @@ from .inroot import (
     pinned,
     reopened,
 )
+from .results import FileStat
 
-__all__ = ["ContainerPath", "FileStat", "Opener", "Root"]
+__all__ = ["ContainerPath", "ImagePath", "Opener", "Root"]
 
 InnerPath = str | PurePosixPath
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # pathlib's exists() answers False to these
 
 
-@frozen(kw_only=True)
-class FileStat:
-    """What is known of a file. `uid` and `gid` are those inside; `size` in bytes; `mode` as
-    `os.stat_result.st_mode`."""
-
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: datetime
-    mtime_ns: int
-    inode: int
-    nlink: int
-
-    @classmethod
-    def of(cls, status: os.stat_result, idmap: IdMap) -> FileStat:
-        return cls(
-            mode=status.st_mode,
-            uid=idmap.to_inner(status.st_uid),
-            gid=idmap.to_inner(status.st_gid),
-            size=status.st_size,
-            mtime=datetime.fromtimestamp(status.st_mtime, UTC),
-            mtime_ns=status.st_mtime_ns,
-            inode=status.st_ino,
-            nlink=status.st_nlink,
-        )
-
-
 @frozen(repr=False, order=False)
-class ContainerPath:
-    """A path inside a container, with the methods, types and errors of `pathlib.Path`.
-
-    It is always absolute. Links, ``..`` and absolute names are resolved within the container's root, whatever
-    its processes do meanwhile. New files belong to root inside. Only regular files are opened: devices, fifos
-    and the files of /proc and /sys are refused, as they would act on the host or answer for it (use `exec`).
-
-    There is no ``__fspath__``: ``open(web.path("/etc/passwd"))`` would read the host's file.
-    Errors are OSErrors with pathlib's types (such as PathNotFoundError), which carry `container` and `path`.
-    """
+class TreePath:
+    """What paths in a container and in an image have in common."""
 
     _opener: Opener = field(eq=False)
     _path: PurePosixPath = field(converter=inner_path)
-    container: str = field(kw_only=True)
 
     def __str__(self) -> str:
         return str(self._path)
 
-    def __repr__(self) -> str:
-        return f"ContainerPath({str(self)!r}, container={self.container!r})"
-
     # --- names: nothing is touched --------------------------------------------------------------------------
 
-    def _with(self, path: InnerPath) -> ContainerPath:
-        return ContainerPath(self._opener, path, container=self.container)
+    def _with(self, path: InnerPath) -> Self:
+        return evolve(self, path=path)
 
-    def _inner(self, path: InnerPath | ContainerPath) -> PurePosixPath:
-        if isinstance(path, ContainerPath):
-            if path.container != self.container:
-                raise InvalidSpecError(f"{path!r} is in another container than {self!r}")
+    def _inner(self, path: InnerPath | TreePath) -> PurePosixPath:
+        if isinstance(path, TreePath):
+            if path._with("/") != self._with("/"):
+                raise InvalidSpecError(f"{path!r} is elsewhere than {self!r}")
             return path._path
         return inner_path(path)
 
-    def __truediv__(self, name: InnerPath) -> ContainerPath:
+    def __truediv__(self, name: InnerPath) -> Self:
         return self._with(self._path / name)
 
-    def __lt__(self, other: ContainerPath) -> bool:
-        return (self.container, self._path) < (other.container, other._path)
+    def __lt__(self, other: Self) -> bool:
+        return (repr(self._with("/")), self._path) < (repr(other._with("/")), other._path)
 
-    def joinpath(self, *names: InnerPath) -> ContainerPath:
+    def joinpath(self, *names: InnerPath) -> Self:
         return self._with(self._path.joinpath(*names))
 
-    def with_name(self, name: str) -> ContainerPath:
+    def with_name(self, name: str) -> Self:
         return self._with(self._path.with_name(name))
 
-    def with_suffix(self, suffix: str) -> ContainerPath:
+    def with_suffix(self, suffix: str) -> Self:
         return self._with(self._path.with_suffix(suffix))
 
     @property
-    def parent(self) -> ContainerPath:
+    def parent(self) -> Self:
         return self._with(self._path.parent)
 
     @property
-    def parents(self) -> tuple[ContainerPath, ...]:
+    def parents(self) -> tuple[Self, ...]:
         return tuple(self._with(path) for path in self._path.parents)
 
     @property
@@ -150,10 +109,10 @@ class ContainerPath:
     def match(self, pattern: str) -> bool:
         return self._path.match(pattern)
 
-    def relative_to(self, other: InnerPath | ContainerPath) -> PurePosixPath:
+    def relative_to(self, other: InnerPath | TreePath) -> PurePosixPath:
         return self._path.relative_to(self._inner(other))
 
-    def is_relative_to(self, other: InnerPath | ContainerPath) -> bool:
+    def is_relative_to(self, other: InnerPath | TreePath) -> bool:
         return self._path.is_relative_to(self._inner(other))
 
     # --- looking --------------------------------------------------------------------------------------------
@@ -200,12 +159,12 @@ class ContainerPath:
                 raise OSError(errno.EINVAL, "not a symbolic link")
             return PurePosixPath(os.readlink("", dir_fd=fd))
 
-    def iterdir(self) -> Iterator[ContainerPath]:
+    def iterdir(self) -> Iterator[Self]:
         """All that is in the directory now, by name."""
         with self._root() as root:
             return iter([self / name for name, _ in listing(root, self._path)])
 
-    def glob(self, pattern: str) -> Iterator[ContainerPath]:
+    def glob(self, pattern: str) -> Iterator[Self]:
         """What matches, by name. ``**`` is any number of directories and follows no links, as in pathlib."""
         parts = PurePosixPath(pattern).parts
         if not parts or pattern.startswith("/") or ".." in parts:
@@ -213,7 +172,7 @@ class ContainerPath:
         with self._root() as root:
             return iter([self._with(path) for path in _glob(root, self._path, parts)])
 
-    def rglob(self, pattern: str) -> Iterator[ContainerPath]:
+    def rglob(self, pattern: str) -> Iterator[Self]:
         """`glob` at any depth."""
         return self.glob(f"**/{pattern}" if not pattern.startswith("/") else pattern)
 
@@ -322,13 +281,13 @@ class ContainerPath:
         with self._parent() as (root, parent, name), creating(root):
             os.symlink(str(target), name, dir_fd=parent)
 
-    def hardlink_to(self, target: InnerPath | ContainerPath) -> None:
+    def hardlink_to(self, target: InnerPath | TreePath) -> None:
         """Make this path another name of the file `target`, of a link itself if that is one."""
         source = self._inner(target)
         with self._parent() as (root, to, name), parent_to_change(root, source) as (at, old), creating(root):
             os.link(old, name, src_dir_fd=at, dst_dir_fd=to, follow_symlinks=False)
 
-    def rename(self, target: InnerPath | ContainerPath) -> ContainerPath:
+    def rename(self, target: InnerPath | TreePath) -> Self:
         """Move to `target` (a relative one begins at the root), replacing a file there. The new path.
 
         A directory of the image cannot be renamed (errno EXDEV): let `exec` run ``mv``, which copies.
@@ -367,6 +326,38 @@ class ContainerPath:
         with self._parent() as (_, parent, name):
             empty_directory(parent, name)
             os.rmdir(name, dir_fd=parent)
+
+
+@frozen(repr=False, order=False)
+class ContainerPath(TreePath):
+    """A path inside a container, with the methods, types and errors of `pathlib.Path`.
+
+    It is always absolute. Links, ``..`` and absolute names are resolved within the container's root, whatever
+    its processes do meanwhile. New files belong to root inside. Only regular files are opened: devices, fifos
+    and the files of /proc and /sys are refused, as they would act on the host or answer for it (use `exec`).
+
+    There is no ``__fspath__``: ``open(web.path("/etc/passwd"))`` would read the host's file.
+    Errors are OSErrors with pathlib's types (such as PathNotFoundError), which carry `container` and `path`.
+    """
+
+    container: str = field(kw_only=True)
+
+    def __repr__(self) -> str:
+        return f"ContainerPath({str(self)!r}, container={self.container!r})"
+
+
+@frozen(repr=False, order=False)
+class ImagePath(TreePath):
+    """A path in an image, to be read as a `pathlib.Path`; to change anything is refused (errno EROFS).
+
+    Links, ``..`` and absolute names are resolved within the image. It has no ``__fspath__``, as
+    `ContainerPath`. Errors are OSErrors with pathlib's types; their `container` names the image.
+    """
+
+    image: str = field(kw_only=True)
+
+    def __repr__(self) -> str:
+        return f"ImagePath({str(self)!r}, image={self.image!r})"
 
 
 def _glob(root: Root, base: PurePosixPath, parts: tuple[str, ...]) -> list[PurePosixPath]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import os
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from attrs import field, frozen
+
+from .ids import IdMap
 
 
 def _shortened(data: bytes) -> str:
@@ -88,3 +91,31 @@ class Change:
 
     path: str
     kind: Literal["added", "modified", "deleted"]
+
+
+@frozen(kw_only=True)
+class FileStat:
+    """What is known of a file. `uid` and `gid` are those inside; `size` in bytes; `mode` as
+    `os.stat_result.st_mode`."""
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: datetime
+    mtime_ns: int
+    inode: int
+    nlink: int
+
+    @classmethod
+    def of(cls, status: os.stat_result, idmap: IdMap) -> FileStat:
+        return cls(
+            mode=status.st_mode,
+            uid=idmap.to_inner(status.st_uid),
+            gid=idmap.to_inner(status.st_gid),
+            size=status.st_size,
+            mtime=datetime.fromtimestamp(status.st_mtime, UTC),
+            mtime_ns=status.st_mtime_ns,
+            inode=status.st_ino,
+            nlink=status.st_nlink,
+        )
