@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, Unpack
 
-from . import inside, lifecycle
+from . import committing, inside, lifecycle
 from .copying import CopyResult, copy_in, copy_out
-from .errors import ContainerNotFoundError, NameInUseError, WrongStateError
+from .errors import ContainerNotFoundError, WrongStateError
 from .execution import Popen, Stream
 from .files import ContainerPath, Root
-from .image import Image
+from .image import Image, tag_reference
+from .imagechanges import ImageChanges
 from .machinery import Machinery
 from .results import Change, Completed, LogLine, Process, Stats
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
-from .storage.upperdiff import changes
-from .supervisor.plan import mount_points
+from .storage.packing import parse_compression
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -169,17 +169,7 @@ class Container:
     def rename(self, name: str) -> None:
         """Give it another name, at any time. Raises NameInUseError."""
         check_name(name)
-        with self._machinery.state.transaction() as change:
-            if change.execute(
-                "SELECT 1 FROM containers WHERE name = ? AND id != ?", (name, self._id)
-            ).fetchone():
-                raise NameInUseError("container", name)
-            renamed = change.execute(
-                "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?",
-                (name, name, self._id),
-            )
-            if not renamed.rowcount:
-                raise ContainerNotFoundError(self._id[:12])
+        lifecycle.rename(self._machinery, self._id, name)
 
     def update(self, limits: Limits) -> None:
         """Change its limits, now if it runs, and for its next start. Fields that are None keep what was set.
@@ -294,10 +284,36 @@ class Container:
 
     def diff(self) -> tuple[Change, ...]:
         """What was added, modified and deleted since it was made from its image, by path."""
-        plan = self._machinery.records(self._id).read("plan")
-        own = mount_points(plan) if plan else ()
-        upper = self._machinery.bundle(self._id) / "upper"
-        return changes(upper, self._machinery.image_store.lower_dirs(self.image.id), ignore=own)
+        return committing.diff(self._machinery, self._id)
+
+    def commit(
+        self,
+        reference: str | None = None,
+        *,
+        message: str = "",
+        author: str = "",
+        compression: Literal["gzip", "zstd", "none"] = "gzip",
+        pause: bool = True,
+        **changes: Unpack[ImageChanges],
+    ) -> Image:
+        """Make an image of its own, with what it has written as one more layer; volumes are not part of it.
+
+        reference: a name for it. message, author: for its history. compression: of the layer. pause: hold a
+        running container still meanwhile; without that, files that are being written raise FormatError.
+        changes: how containers of the new image start, where that is to differ: see `ImageChanges`.
+        SOURCE_DATE_EPOCH makes it reproducible. Nothing was written: the image has the same layers.
+        """
+        image_id = committing.commit(
+            self._machinery,
+            self._id,
+            changes,
+            message=message,
+            author=author,
+            compression=parse_compression(compression),
+            pause=pause,
+            references=[tag_reference(reference)] if reference else [],
+        )
+        return Image(self._machinery, image_id)
 
     @contextmanager
     def _open_root(self) -> Iterator[Root]:

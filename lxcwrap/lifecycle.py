@@ -19,6 +19,7 @@ from .drivers.pidfd import open_same, start_time
 from .errors import (
     ContainerNotFoundError,
     KernelError,
+    NameInUseError,
     StartError,
     SupervisorError,
     TimeoutExpired,
@@ -261,6 +262,17 @@ def _apply(machinery: Machinery, container_id: str, limits: dict[str, Any]) -> N
         raise UnsupportedError(str(error.strerror)) from error
     except LimitError as error:
         raise KernelError(error.errno or 0, str(error.strerror)) from error
+
+
+def rename(machinery: Machinery, container_id: str, name: str) -> None:
+    """Raises NameInUseError, ContainerNotFoundError."""
+    with machinery.state.transaction() as change:
+        query = "SELECT 1 FROM containers WHERE name = ? AND id != ?"
+        if change.execute(query, (name, container_id)).fetchone():
+            raise NameInUseError("container", name)
+        query = "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?"
+        if not change.execute(query, (name, name, container_id)).rowcount:
+            raise ContainerNotFoundError(container_id[:12])
 
 
 def remove(machinery: Machinery, container_id: str, name: str, *, force: bool) -> None:

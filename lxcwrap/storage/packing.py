@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Final
 
+from ..errors import InvalidSpecError
 from ..oci import OCI_LAYER
 from .blobs import BlobStore
 from .inflate import Compression, ahead
@@ -28,6 +29,13 @@ _ZSTD_LEVEL: Final = 3
 _ZSTD_THREADS: Final = 2  # a number, as content compressed without threads has other bytes
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # no name, no time, of no particular system (RFC 1952)
 _LAST_BLOCK: Final = b"\x03\0"
+
+
+def parse_compression(name: str) -> Compression:
+    """``none``, ``gzip`` or ``zstd``. Raises InvalidSpecError."""
+    if name not in ("none", "gzip", "zstd"):
+        raise InvalidSpecError(f"compression {name!r}: choose 'gzip', 'zstd' or 'none'")
+    return Compression("" if name == "none" else name)
 
 
 def pack_layer(

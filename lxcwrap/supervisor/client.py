@@ -49,6 +49,10 @@ class Conversation:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    def finish(self) -> None:
+        """Nothing more will be asked; answers may still come."""
+        self._sock.shutdown(socket.SHUT_WR)
+
     def ready(self, timeout_s: float | None) -> bool:
         """Whether an answer, or the end, comes within `timeout_s` seconds; None waits for ever."""
         poll = select.poll()
