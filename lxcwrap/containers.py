@@ -20,12 +20,14 @@ from .errors import (
 from .execution import DEVNULL, PIPE, Streams, Transfer, checked, input_bytes
 from .image import Image
 from .images import Images
+from .inroot import layers_root
 from .machinery import Machinery
 from .options import ContainerOptions, make_spec
 from .results import Completed
 from .specs import ContainerSpec, State
 from .supervisor.client import Conversation
 from .supervisor.records import Record
+from .systems import as_system
 
 T = TypeVar("T")
 _COUNT = "SELECT count(*) FROM containers WHERE phase != 'building'"
@@ -243,9 +245,8 @@ class Containers:
         found = self._images.resolve(image)
         config, lowers = found.config, machinery.image_store.lower_dirs(found.id)
         if options.get("init") == "system":
-            from .systems import as_system
-
-            config, options = as_system(config, lowers, argv, sh, options)
+            with layers_root(lowers, repr(found)) as root:
+                config, options = as_system(config, root, argv, sh, options)
         spec = make_spec(
             found.id, config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +11,8 @@ from .errors import InvalidSpecError
 from .oci import Digest, History, ImageConfig, Reference
 
 if TYPE_CHECKING:
+    from .files import ImagePath
+    from .inroot import Root
     from .progress import Progress
     from .registry.credentials import Credentials
     from .storage.images import ImageStore
@@ -77,6 +80,19 @@ class Image:
     def lower_dirs(self) -> tuple[Path, ...]:
         """Where its layers are unpacked, topmost first. Only to be read: images and containers share them."""
         return self._store.lower_dirs(self._id)
+
+    @property
+    def files(self) -> ImagePath:
+        """Its root directory, to read files of it without a container:
+        ``(image.files / "etc/os-release").read_text()``. Needs root."""
+        from .files import ImagePath
+
+        return ImagePath(self._open_root, "/", image=self._id)
+
+    def _open_root(self) -> AbstractContextManager[Root]:
+        from .inroot import layers_root
+
+        return layers_root(self.lower_dirs, f"image {self._id.hex[:12]}")
 
     def tag(self, reference: str) -> None:
         """Name it `reference`, too. Another image that had this name loses it.

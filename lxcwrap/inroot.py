@@ -11,22 +11,22 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from .drivers.filesystem import creating_as, is_kernel_interface, mount_id
 from .drivers.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, open_in_root, openat2
 from .errors import InvalidSpecError, PathError, PathNotFoundError, path_error
-from .ids import IdMap
+from .ids import IDENTITY, IdMap
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MAX_LINKS = 40  # as the kernel (path_resolution(7))
 
 
 class Root(NamedTuple):
-    """The root of the container `name`, open: `fd` is its directory as processes inside see it.
+    """The root of the container or image `name`, open: `fd` is its directory as processes inside see it.
 
     read_only: nothing may be written to the root's own mount; other mounts in it say so themselves.
     """
@@ -35,6 +35,15 @@ class Root(NamedTuple):
     idmap: IdMap
     name: str
     read_only: bool = False
+
+
+@contextmanager
+def layers_root(lowers: Sequence[Path], name: str) -> Iterator[Root]:
+    """The root of an image of these layers, topmost first, to be read."""
+    from .storage.merged import merged
+
+    with merged(lowers) as fd:
+        yield Root(fd, IDENTITY, name, read_only=True)
 
 
 Opener = Callable[[], AbstractContextManager[Root]]

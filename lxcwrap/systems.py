@@ -9,17 +9,14 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from attrs import evolve
 
 from .errors import InvalidSpecError
-from .ids import IDENTITY
 from .imageconfig import ImageConfig
 from .inroot import Root, pinned, reopened
 from .options import ContainerOptions, capability_names
-from .storage.merged import merged
 from .supervisor.plan import ALL_CAPABILITIES
 
 # Where a kernel and boot loaders look.
@@ -56,12 +53,12 @@ class Init(NamedTuple):
 
 def as_system(
     config: ImageConfig,
-    lowers: Sequence[Path],
+    root: Root,
     argv: Sequence[str] | None,
     sh: str | None,
     options: ContainerOptions,
 ) -> tuple[ImageConfig, ContainerOptions]:
-    """What an image and a caller say of a system, as for any container. `lowers`: its layers, topmost first.
+    """What an image and a caller say of a system, as for any container. `root`: the image's.
 
     Raises InvalidSpecError: the image has no init, or the options fit no system.
     """
@@ -75,7 +72,7 @@ def as_system(
             raise InvalidSpecError(
                 f"{name}={given[name]!r} does not go with init='system': PID 1 is root, on a console"
             )
-    init = find_init(lowers, argv[0] if argv and not isinstance(argv, str) else None)
+    init = find_init(root, argv[0] if argv and not isinstance(argv, str) else None)
     added, dropped = capability_names("cap_add", options), capability_names("cap_drop", options)
     if "ALL" not in dropped:
         added = tuple(CAPABILITIES.union(added))
@@ -93,16 +90,16 @@ def as_system(
     )
 
 
-def find_init(lowers: Sequence[Path], path: str | None = None) -> Init:
-    """The init of the image with these layers, topmost first; or what is at `path` in it."""
-    with merged(lowers) as fd:
-        root = Root(fd, IDENTITY, "image", read_only=True)
-        for place in _PLACES if path is None else (path,):
-            program = _program(root, place)
-            if program is not None:
-                return Init(place, _STOP_SIGNALS.get(program, _OTHER_STOP_SIGNAL))
-    looked = ", ".join(_PLACES) if path is None else path
-    raise InvalidSpecError(f"the image has no init ({looked}): install one, such as the package systemd-sysv")
+def find_init(root: Root, path: str | None = None) -> Init:
+    """An image's init, or what is at `path` in it. Raises InvalidSpecError: there is none."""
+    places = _PLACES if path is None else (path,)
+    for place in places:
+        program = _program(root, place)
+        if program is not None:
+            return Init(place, _STOP_SIGNALS.get(program, _OTHER_STOP_SIGNAL))
+    raise InvalidSpecError(
+        f"{root.name} has no init ({', '.join(places)}): install one, such as the package systemd-sysv"
+    )
 
 
 def _program(root: Root, path: str) -> str | None:
