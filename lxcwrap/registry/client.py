@@ -143,6 +143,11 @@ class Repository:
             url = following
         raise FormatError(f"{self.registry}: tags of {self.name}", "there is no end to them")
 
+    def abort(self) -> None:
+        """Make what other threads wait for here raise RegistryError, soon. Of no use afterwards."""
+        for session in self._sessions:
+            session.abort()
+
     def close(self) -> None:
         for session in self._sessions:
             session.close()

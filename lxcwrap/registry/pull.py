@@ -97,7 +97,7 @@ class _Pull:
             return image_id
         origin = Origin(
             fetch=self._blob,
-            abort=self._repository.close,
+            abort=self._repository.abort,
             tell=tell_transfers(report, "pull"),
         )
         with self._store.adding() as addition:

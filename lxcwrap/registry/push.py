@@ -57,7 +57,7 @@ class _Push:
         self._repository = repository
         self._registry = registry
         self._tell = tell_transfers(report, "push")
-        self._stop = Stop(repository.close)
+        self._stop = Stop(repository.abort)
 
     def send(self, manifest: Manifest) -> None:
         """All blobs, the config last: some registries look into it for the layers."""

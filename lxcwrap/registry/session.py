@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
 from ..errors import RegistryError
 from ..oci import Reference
+from .abort import Abort
 from .auth import Authenticator, Scopes
 from .config import Endpoint, RegistryConfig
 from .credentials import Credentials, find_credentials
@@ -29,9 +29,10 @@ MakeBody = Callable[[], Iterable[bytes]] | bytes | None
 class Patience:
     """How often one piece of work is still to be tried again, and how soon."""
 
-    def __init__(self, tries: int, backoff_s: float) -> None:
+    def __init__(self, tries: int, backoff_s: float, abort: Abort) -> None:
         self._tries = self._left = tries
         self._backoff_s = backoff_s
+        self._abort = abort
         self._position = 0
 
     def pause(self, error: InterruptedRequestError, position: int = 0) -> None:
@@ -53,7 +54,8 @@ class Patience:
         # Between half and all of it: many who were interrupted together do not come back together.
         pause_s = max(asked_s, min(doubled, _LONGEST_PAUSE_S) * random.uniform(0.5, 1))
         _log.info("%s; trying again in %.1f s", error, pause_s)
-        time.sleep(pause_s)
+        if self._abort.wait(pause_s):
+            raise RegistryError(error.registry, error.operation, "given up") from error
 
 
 class Session:
@@ -81,7 +83,7 @@ class Session:
         )
 
     def patience(self) -> Patience:
-        return Patience(self._tries, self._backoff_s)
+        return Patience(self._tries, self._backoff_s, self._transport.abort)
 
     def url(self, path: str) -> str:
         """``manifests/latest`` of this repository."""
@@ -130,6 +132,9 @@ class Session:
                 return work()
             except InterruptedRequestError as error:
                 patience.pause(error)
+
+    def abort(self) -> None:
+        self._transport.abort.set()
 
     def close(self) -> None:
         self._transport.close()

@@ -27,6 +27,7 @@ from urllib3.util import Url, make_headers, parse_url
 
 from ..checkedjson import JsonObject
 from ..errors import FormatError, InvalidSpecError, RegistryError
+from .abort import Abort
 from .config import Endpoint, RegistryConfig, is_loopback
 from .proxies import Proxy, proxy_for
 
@@ -132,6 +133,7 @@ class Transport:
     """Sends requests to one endpoint and to where that sends us. For use by several threads at once."""
 
     def __init__(self, endpoint: Endpoint, config: RegistryConfig) -> None:
+        self.abort = Abort()
         self._endpoint = endpoint
         self._origin = Origin.of(parse_url(endpoint.origin))
         self._timeout = urllib3.Timeout(connect=config.connect_timeout_s, read=config.read_timeout_s)
@@ -240,11 +242,12 @@ class Transport:
             authorization = (
                 make_headers(proxy_basic_auth=proxy.authorization) if proxy.authorization else None
             )
-            return urllib3.ProxyManager(proxy.url, proxy_headers=authorization, **options)
+            through = urllib3.ProxyManager(proxy.url, proxy_headers=authorization, **options)
+            return self.abort.watch(through)
         manager = urllib3.PoolManager(**options)
         if not own:
             manager.pool_classes_by_scheme = _guarded_pools(self._here)
-        return manager
+        return self.abort.watch(manager)
 
     def _ssl_context(self, own: bool) -> ssl.SSLContext:
         settings = self._endpoint.settings
