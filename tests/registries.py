@@ -100,6 +100,7 @@ class Exchange(BaseHTTPRequestHandler):
 
     server: _Server
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     timeout = 30
 
     def reply(self, status: int, body: bytes = b"", **headers: str) -> None:

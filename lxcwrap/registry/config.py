@@ -78,6 +78,11 @@ def _positive(_: object, attribute: object, value: float) -> None:
         raise InvalidSpecError(f"{getattr(attribute, 'name', '')}: expected seconds above 0, found {value!r}")
 
 
+def _whole(_: object, attribute: object, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidSpecError(f"{getattr(attribute, 'name', '')}: expected 1 or more, found {value!r}")
+
+
 @frozen(kw_only=True)
 class RegistryConfig:
     """
@@ -90,7 +95,7 @@ class RegistryConfig:
     registries: Mapping[str, RegistrySettings] = field(factory=dict, converter=_frozen, hash=False)
     connect_timeout_s: float = field(default=10.0, validator=_positive)
     read_timeout_s: float = field(default=60.0, validator=_positive)
-    tries: int = field(default=6, validator=_positive)
+    tries: int = field(default=6, validator=_whole)
     backoff_s: float = field(default=0.25, validator=_positive)
 
     def __attrs_post_init__(self) -> None:

@@ -168,10 +168,8 @@ def _ask_helper(name: str, registry: str) -> Credentials | None:
     try:
         answer = JsonObject.parse(done.stdout, f"docker-credential-{name}")
         username, secret = answer.text("Username") or "", answer.text("Secret") or ""
-    except FormatError:
+        if username == "<token>":
+            return Credentials(identity_token=secret)
+        return Credentials(username=username, password=secret) if username else None
+    except (FormatError, InvalidSpecError):
         raise failed("its answer is malformed") from None
-    if not username:
-        return None
-    if username == "<token>":
-        return Credentials(identity_token=secret)
-    return Credentials(username=username, password=secret)
