@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from .errors import InvalidSpecError
 from .oci import Digest, History, ImageConfig, Reference
+from .results import Change
 
 if TYPE_CHECKING:
     from .files import ImagePath
@@ -136,6 +137,48 @@ class Image:
         if len(tags) != 1:
             raise InvalidSpecError(f"push of {self!r}: say to where, as it has {len(tags)} tags")
         return tags[0]
+
+    def diff(self, other: Image | None = None) -> tuple[Change, ...]:
+        """What is in it and not, or not the same, in `other`, and what only that has; by path.
+
+        Without `other`: what its uppermost layer changes in those below. A file counts as modified if type,
+        mode, owner, time, attributes or content differ, a directory also if something in it does.
+        """
+        from .storage.treediff import differences, tree
+        from .storage.upperdiff import changes
+
+        lowers = self.lower_dirs
+        if other is None:
+            return changes(lowers[0], lowers[1:])
+        with tree(lowers) as new, tree(other.lower_dirs) as old:
+            kinds = differences(new, old)
+        return tuple(Change(path=path, kind=kinds[path]) for path in sorted(kinds))
+
+    def squash(
+        self,
+        tag: str | None = None,
+        *,
+        base: Image | None = None,
+        compression: Literal["gzip", "zstd", "none"] = "gzip",
+    ) -> Image:
+        """An image with the same files, all its layers in one; those it shares with `base` stay as they are.
+
+        What a layer has and a later one deletes is no longer in it. Its history stays, and says so. The same
+        image always becomes the same one; one with a single layer, besides those of `base`, stays itself.
+
+        Raises InvalidSpecError: it is not built upon `base`.
+        """
+        from .storage.commit import squash
+        from .storage.packing import parse_compression
+
+        image_id = squash(
+            self._store,
+            self._id,
+            base._id if base else None,
+            compression=parse_compression(compression),
+            references=[tag_reference(tag)] if tag else [],
+        )
+        return Image(self._host, image_id)
 
     def remove(self) -> None:
         """Delete it with all its tags, and the content that no other image needs.

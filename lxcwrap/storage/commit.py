@@ -87,12 +87,16 @@ def squash(
     """
     Add the image `image_id` with all its layers, or those above the layers of `base_id`, as one; its id.
 
-    The same image always gives the same one: its time stays. Raises InvalidSpecError: `base_id` is not what
-    it begins with.
+    The same image always gives the same one: its time stays. One layer is as it should be: then it is the
+    image itself that gets `references`. Raises InvalidSpecError: `base_id` is not what it begins with.
     """
+    config = store.config(image_id)
+    kept = _below(store, config, base_id)
+    if len(config.diff_ids) - kept < 2:
+        store.tag(image_id, *references)
+        return image_id
     with store.adding() as addition:
-        layers, config = _stored_layers(store, image_id), store.config(image_id)
-        kept = _below(store, config, base_id)
+        layers = _stored_layers(store, image_id)
         lowers = store.lower_dirs(image_id)
         what = "what its layers have changed"
         with tree(lowers) as new:
