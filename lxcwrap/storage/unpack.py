@@ -21,6 +21,8 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from typing import Protocol
 
 from ..drivers.paths import open_in_root
 from ..errors import KernelError
@@ -60,6 +62,13 @@ def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
+class Entries(Protocol):
+    """What a TarReader is, to those who unpack."""
+
+    def __iter__(self) -> Iterator[Entry]: ...
+    def copy_to(self, fd: int, size: int) -> None: ...
+
+
 def unpack_tar(archive: TarReader, root_fd: int) -> None:
     """
     Make all entries of `archive` in the empty directory `root_fd`, which nobody else may reach meanwhile.
@@ -67,26 +76,32 @@ def unpack_tar(archive: TarReader, root_fd: int) -> None:
     Raises FormatError: the archive is damaged or hostile; KernelError: no space, no permission and the like.
     Either leaves the directory half filled, for the caller to discard.
     """
-    _Unpacker(archive, root_fd).run()
+    _Unpacker(archive, root_fd, is_layer=True).run()
+
+
+def unpack_tree(archive: Entries, root_fd: int) -> None:
+    """`unpack_tar` of what is no layer, into a directory that may hold files: names beginning with ``.wh.``
+    mean nothing, and directories that were there and are not in the archive keep owner, mode and times."""
+    _Unpacker(archive, root_fd, is_layer=False).run()
 
 
 class _Unpacker:
-    def __init__(self, archive: TarReader, root_fd: int) -> None:
+    def __init__(self, archive: Entries, root_fd: int, *, is_layer: bool) -> None:
         self._archive = archive
+        self._is_layer = is_layer
         self._root = root_fd
         self._root_depth = self._depth(root_fd)
         self._parents: dict[bytes, int] = {}
         self._as_written: dict[bytes, int] = {}  # the same, by how the archive writes their names
         self._parents_stale = False
-        self._own_ids = (
-            os.geteuid(),
-            os.getegid(),
-        )  # root's, but in tests; what new files have by themselves
-        self._directories = {b"": self._unlisted_directory(b"", 0)}
+        self._own_ids = (os.geteuid(), os.getegid())  # root's, but in tests
+        # What new files have by themselves, unless a directory that was there gives them its group.
+        self._made_as = self._own_ids if is_layer else None
+        self._directories = {b"": self._unlisted_directory(b"", 0)} if is_layer else {}
         self._devices = 0
 
     def run(self) -> None:
-        entry = self._directories[b""]
+        entry = self._unlisted_directory(b"", 0)
         try:
             for count, entry in enumerate(self._archive, 1):
                 if count > MAX_ENTRIES:
@@ -117,7 +132,7 @@ class _Unpacker:
                 raise entry.error("would replace the root directory")
             self._directories[b""] = entry
             return
-        if WHITEOUT_PREFIX in entry.name and self._is_marker(parts, entry):
+        if self._is_layer and WHITEOUT_PREFIX in entry.name and self._is_marker(parts, entry):
             return
         name = parts.pop()
         path = b"/".join(parts)
@@ -151,7 +166,7 @@ class _Unpacker:
         else:
             self._check_device(entry)
             os.mknod(name, _NODE_TYPE[entry.kind] | 0o600, os.makedev(*entry.device), dir_fd=parent)
-        if (entry.uid, entry.gid) != self._own_ids:
+        if (entry.uid, entry.gid) != self._made_as:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.kind is not Kind.SYMLINK:
             os.chmod(name, entry.mode, dir_fd=parent)
@@ -166,7 +181,7 @@ class _Unpacker:
             os.close(fd)
 
     def _set_attributes(self, fd: int, entry: Entry) -> None:
-        if (entry.uid, entry.gid) != self._own_ids:
+        if (entry.uid, entry.gid) != self._made_as:
             os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode)  # after chown, which clears set-user-ID
         for name, value in entry.xattrs:
