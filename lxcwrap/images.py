@@ -5,9 +5,8 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, Unpack, cast
 
 from .errors import ImageNotFoundError, InvalidSpecError
 from .image import HasImages, Image, tag_reference
@@ -17,14 +16,15 @@ from .reference import DEFAULT_TAG
 from .specs import Limits, StrPath, check_argv, check_env, parse_signal
 
 if TYPE_CHECKING:
-    from .build.frontend import Secret
+    from .build.frontend import BuildKeywords, Pull, Secret
+    from .build.instructions import Dockerfile
     from .build.step import Network
+    from .buildsteps import BuildSteps
     from .machinery import Machinery
     from .registry.credentials import Credentials
     from .storage.images import ImageStore
 
 T = TypeVar("T")
-Pull = Literal["missing", "always", "never"]
 
 
 class Images:
@@ -239,38 +239,46 @@ class Images:
         unused build argument, too. BuildError: a step failed: no image is made, but what the steps before it
         made stays in the build cache. ImageNotFoundError, RegistryError: the image of a FROM.
         """
-        from .build.frontend import build_dockerfile, build_options
-        from .build.runner import ContainerRunner
-
-        options = build_options(
+        return self._build(
+            context,
+            dockerfile,
+            tags,
             build_args=build_args,
+            target=target,
             secrets=secrets,
             labels=labels,
             platform=platform,
+            no_cache=no_cache,
             network=network,
             limits=limits,
-            no_cache=no_cache,
+            pull=pull,
+            progress=progress,
         )
-        if pull not in get_args(Pull):
-            raise InvalidSpecError(f"pull={pull!r}: use one of {', '.join(get_args(Pull))}")
+
+    def build_steps(self, base: str | Image) -> BuildSteps:
+        """Steps upon an image, or upon ``"scratch"``, to be built by a program: see `BuildSteps`."""
+        from .buildsteps import BuildSteps
+
+        return BuildSteps(self._build, base.id if isinstance(base, Image) else base)
+
+    def _build(
+        self,
+        context: StrPath | BinaryIO,
+        source: StrPath | Dockerfile | None,
+        tags: Sequence[str],
+        **keywords: Unpack[BuildKeywords],
+    ) -> Image:
+        from .build.frontend import build_image
+        from .build.runner import ContainerRunner
+
         if isinstance(tags, str):
             raise TypeError(f"tags= takes a list of names: [{tags!r}]")
         references = [tag_reference(tag) for tag in tags]
-        with reporting(progress) as report:
-            image_id = build_dockerfile(
-                self._store,
-                ContainerRunner(cast("Machinery", self._host)),
-                partial(self._base, pull, report),
-                context,
-                dockerfile,
-                options,
-                references=references,
-                target=target,
-                report=report,
-            )
+        runner = ContainerRunner(cast("Machinery", self._host))
+        image_id = build_image(self._store, runner, self._base, context, source, references, **keywords)
         return Image(self._host, image_id)
 
-    def _base(self, pull: Pull, report: Report, key: str, platform: Platform) -> str:
+    def _base(self, key: str, platform: Platform, pull: Pull, report: Report) -> str:
         """The id of the image that a build asks for."""
         if pull != "always":
             try:

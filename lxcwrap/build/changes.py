@@ -9,15 +9,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from attrs import field, frozen
 
 from ..digests import Digest
-from ..errors import ExecError, InvalidSpecError, describe_exit
+from ..errors import ExecError, InvalidSpecError, LxcwrapError, describe_exit
 from ..storage.layers import LayerDraft
 from ..storage.merged import merged
 from . import instructions as given
 from .cache import Tree, step_key
+from .calls import Call
 from .configs import Settings
 from .context import Source
 from .layering import lowers
@@ -25,8 +27,8 @@ from .mounting import Mounting, TreeOf
 from .options import Workshop
 from .placement import Placement
 from .placing import key, place
-from .step import OnOutput, RunStep, SecretMount
-from .workdirs import make_directory, owner_of
+from .step import BuildCancelled, Network, OnOutput, RunStep, SecretMount
+from .workdirs import make_directory
 
 SCRIPTS = "/run/scripts"
 
@@ -71,11 +73,13 @@ class Changes:
                 return self._transfer(instruction)
             case given.Workdir(path=path):
                 return self._directory(self.settings.path(path))
+            case Call():
+                return self._call(instruction)
             case _:
                 return None
 
-    def _key(self, below: str, **facts: object) -> Digest:
-        return step_key(below=below, epoch=self.shop.options.epoch_s, **facts)
+    def _key(self, **facts: object) -> Digest:
+        return step_key(below=self.tree.id, epoch=self.shop.options.epoch_s, **facts)
 
     @property
     def _lowers(self) -> tuple[Path, ...]:
@@ -91,34 +95,58 @@ class Changes:
 
         def write(draft: LayerDraft, on_output: OnOutput) -> None:
             with mounting.mounted() as mounts:
-                step = RunStep(
-                    argv=argv,
-                    lowers=self._lowers,
-                    draft=draft,
-                    env={**shop.unnoticed_env, **settings.env},
+                step = self._step(
+                    draft,
+                    argv,
                     secret_env=mounting.secret_env(),
-                    cwd=settings.working_dir,
-                    user=settings.config.user,
                     mounts=(*mounts, *([script] if script else [])),
                     network=network,
-                    limits=shop.options.limits,
                 )
                 if exit_code := shop.runner.run(step, on_output, shop.cancelled):
                     raise CommandFailed(exit_code)
 
+        facts = self._facts(network)
         return Change(
-            key=self._key(
-                self.tree.id,
-                run=settings.argv(run.command),
-                env=settings.env,
-                cwd=settings.working_dir,
-                user=settings.config.user,
-                mounts=mounting.facts(),
-                network=network,
-                platform=str(settings.config.platform),
-            ),
-            write=write,
+            key=self._key(run=settings.argv(run.command), mounts=mounting.facts(), **facts), write=write
         )
+
+    def _call(self, call: Call) -> Change:
+        shop = self.shop
+
+        def write(draft: LayerDraft, _: OnOutput) -> None:
+            step = self._step(draft, (), network=shop.options.network)
+            try:
+                shop.runner.call(step, call.function, call.args, call.kwargs, shop.cancelled)
+            except (BuildCancelled, LxcwrapError):
+                raise
+            except Exception as error:  # of the function
+                raise ExecError(f"{type(error).__name__}: {error}") from error
+
+        return Change(key=self._key(call=call.digest, **self._facts(shop.options.network)), write=write)
+
+    def _step(self, draft: LayerDraft, argv: tuple[str, ...], **more: Any) -> RunStep:
+        settings = self.settings
+        return RunStep(
+            argv=argv,
+            lowers=self._lowers,
+            draft=draft,
+            env={**self.shop.unnoticed_env, **settings.env},
+            cwd=settings.working_dir,
+            user=settings.config.user,
+            limits=self.shop.options.limits,
+            **more,
+        )
+
+    def _facts(self, network: Network) -> dict[str, object]:
+        """What decides of a command beside itself and the files."""
+        settings = self.settings
+        return {
+            "env": settings.env,
+            "cwd": settings.working_dir,
+            "user": settings.config.user,
+            "network": network,
+            "platform": str(settings.config.platform),
+        }
 
     def _argv(self, command: given.Command) -> tuple[tuple[str, ...], SecretMount | None]:
         """The words to execute, and the file that they need."""
@@ -155,8 +183,9 @@ class Changes:
                     scratch=scratch.layer,
                 )
 
-        below = "" if placement.link else self.tree.id  # on top of whatever, --link makes the same
-        return Change(key=self._key(below, copy=content), write=write, alike=not placement.link)
+        below = "" if placement.link else self.tree.id  # --link makes the same on top of whatever
+        name = step_key(below=below, epoch=self.shop.options.epoch_s, copy=content)
+        return Change(key=name, write=write, alike=not placement.link)
 
     @contextmanager
     def _source(self, transfer: given.Copy | given.Add) -> Iterator[Source | None]:
@@ -191,6 +220,6 @@ class Changes:
 
         def write(draft: LayerDraft, _: OnOutput) -> None:
             with self._target(draft, False) as target:
-                make_directory(target, path, lambda: owner_of(target, user))
+                make_directory(target, path, user)
 
-        return Change(key=self._key(self.tree.id, directory=path, user=user), write=write)
+        return Change(key=self._key(directory=path, user=user), write=write)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import BinaryIO, Literal, TypedDict, Unpack, get_args
 
 from ..errors import InvalidSpecError, PathNotFoundError
 from ..oci import Platform, Reference
-from ..progress import Report
+from ..progress import Progress, Report, reporting
 from ..specs import Limits, StrPath, check_env
 from ..storage.images import ImageStore
 from ..storage.layerwriter import source_date_epoch
 from .context import Context, Source, open_context
 from .engine import build
 from .filedigests import FileDigests
+from .instructions import Dockerfile
 from .options import BuildOptions, Workshop
 from .parser import parse
 from .step import Network, StepRunner
+
+Pull = Literal["missing", "always", "never"]
+FindImage = Callable[[str, Platform, Pull, Report], str]
+"""See `Workshop.find_image`. Pull: when to pull an image; Report: whom to tell of it."""
 
 Secret = bytes | str | os.PathLike[str]
 """Its content; or, as a path object, the file that holds it."""
@@ -28,31 +32,77 @@ _MAX_SECRET = 1 << 20
 _DEFAULT = "Dockerfile"
 
 
-def build_options(
-    *,
-    build_args: Mapping[str, str] | None,
-    secrets: Mapping[str, Secret] | None,
-    labels: Mapping[str, str] | None,
-    platform: str | None,
-    network: Network,
-    limits: Limits | None,
-    no_cache: bool,
-) -> BuildOptions:
-    """Checked. Raises InvalidSpecError, TypeError: something cannot be meant."""
+class BuildKeywords(TypedDict):
+    """As of `Images.build`."""
+
+    build_args: Mapping[str, str] | None
+    target: str | None
+    secrets: Mapping[str, Secret] | None
+    labels: Mapping[str, str] | None
+    platform: str | None
+    no_cache: bool
+    network: Network
+    limits: Limits | None
+    pull: Pull
+    progress: Progress
+
+
+def build_image(
+    store: ImageStore,
+    runner: StepRunner,
+    find_image: FindImage,
+    context: StrPath | BinaryIO,
+    source: StrPath | Dockerfile | None,
+    references: Sequence[Reference],
+    **keywords: Unpack[BuildKeywords],
+) -> str:
+    """The id of the image. source: the path of a Dockerfile in the context, or an absolute one; or steps in
+    which no variables stand.
+
+    Raises InvalidSpecError, TypeError: something cannot be meant; and what `engine.build` raises.
+    """
+    options, pull = _options(keywords), keywords["pull"]
+    if pull not in get_args(Pull):
+        raise InvalidSpecError(f"pull={pull!r}: use one of {', '.join(get_args(Pull))}")
+    cache = store.root.cache
+    with (
+        reporting(keywords["progress"]) as report,
+        FileDigests(cache / "digests.db") as digests,
+        open_context(context, cache=cache, digests=digests) as opened,
+    ):
+        if isinstance(source, Dockerfile):
+            dockerfile, files = source, opened.source()
+        else:
+            dockerfile, files = _parsed(opened, context, os.fspath(source or _DEFAULT))
+        shop = Workshop(
+            store=store,
+            runner=runner,
+            find_image=lambda key, platform: find_image(key, platform, pull, report),
+            report=report,
+            options=options,
+            digests=digests,
+            context=files,
+        )
+        literal, target = isinstance(source, Dockerfile), keywords["target"]
+        return build(shop, dockerfile, references=references, target=target, literal=literal)
+
+
+def _options(keywords: BuildKeywords) -> BuildOptions:
+    network, limits, platform = keywords["network"], keywords["limits"], keywords["platform"]
     if network not in get_args(Network):
         raise InvalidSpecError(f"network={network!r}: RUN has 'none' or the 'host''s")
     if not isinstance(limits, Limits | None):
         raise TypeError(f"limits= takes Limits(...), not {limits!r}")
-    args = check_env(build_args)
+    args = check_env(keywords["build_args"])
     return BuildOptions(
         platform=Platform.parse(platform) if platform else Platform.host(),
         build_args=args,
-        secrets={name: _content(name, secret) for name, secret in (secrets or {}).items()},
-        labels={str(name): str(value) for name, value in (labels or {}).items()},
+        secrets={name: _content(name, secret) for name, secret in (keywords["secrets"] or {}).items()},
+        labels={str(name): str(value) for name, value in (keywords["labels"] or {}).items()},
         network=network,
         limits=limits or Limits(),
         epoch_s=source_date_epoch({**os.environ, **args}),
-        no_cache=no_cache,
+        no_cache=keywords["no_cache"],
     )
 
 
@@ -71,58 +121,17 @@ def _content(name: str, secret: Secret) -> bytes:
     return content
 
 
-def build_dockerfile(
-    store: ImageStore,
-    runner: StepRunner,
-    find_image: Callable[[str, Platform], str],
-    context: StrPath | BinaryIO,
-    dockerfile: StrPath | None,
-    options: BuildOptions,
-    *,
-    references: Sequence[Reference],
-    target: str | None,
-    report: Report,
-) -> str:
-    """The id of the image. dockerfile: its path in the context, or an absolute one.
-
-    Raises InvalidSpecError: no such context or file; and what `engine.build` raises.
-    """
-    with _opened(store, context) as (opened, digests):
-        content, source = _read(opened, context, dockerfile or _DEFAULT)
-        shop = Workshop(
-            store=store,
-            runner=runner,
-            find_image=find_image,
-            report=report,
-            options=options,
-            digests=digests,
-            context=source,
-        )
-        parsed = parse(content, os.fspath(dockerfile or _DEFAULT))
-        return build(shop, parsed, references=references, target=target)
-
-
-@contextmanager
-def _opened(store: ImageStore, context: StrPath | BinaryIO) -> Iterator[tuple[Context, FileDigests]]:
-    cache = store.root.cache
-    with (
-        FileDigests(cache / "digests.db") as digests,
-        open_context(context, cache=cache, digests=digests) as opened,
-    ):
-        yield opened, digests
-
-
-def _read(context: Context, given: StrPath | BinaryIO, dockerfile: StrPath) -> tuple[bytes, Source]:
-    """The content of the Dockerfile, and what COPY sees."""
-    path, outside = os.fspath(dockerfile), None
+def _parsed(context: Context, given: StrPath | BinaryIO, path: str) -> tuple[Dockerfile, Source]:
+    """The Dockerfile, and what COPY sees."""
+    outside = None
     if os.path.isabs(path):
-        inside = isinstance(given, str | os.PathLike) and Path(path).is_relative_to(Path(given).absolute())
-        if inside:
-            path = os.path.relpath(path, Path(os.fspath(given)).absolute())  # type: ignore[arg-type]  # a path
+        root = Path(given).absolute() if isinstance(given, str | os.PathLike) else None
+        if root and Path(path).is_relative_to(root):
+            path = str(Path(path).relative_to(root))
         else:
             outside = Path(path)
     try:
         content = outside.read_bytes() if outside else context.read(path)
     except (FileNotFoundError, PathNotFoundError):
         raise InvalidSpecError(f"there is no {path}: name the Dockerfile by dockerfile=") from None
-    return content, context.source(dockerfile=path, outside=outside)
+    return parse(content, path), context.source(dockerfile=path, outside=outside)

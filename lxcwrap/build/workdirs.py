@@ -6,19 +6,19 @@ Source: BuildKit, dockerfile2llb (dispatchWorkdir): mode 0755, for the user that
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from ..drivers.paths import open_in_root
 from ..errors import path_error
+from .owners import find_owner
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def make_directory(root: int, path: str, owner: Callable[[], tuple[int, int]]) -> None:
-    """The directory `path`, links followed within `root`. owner: asked only if one is made.
+def make_directory(root: int, path: str, user: str) -> None:
+    """The directory `path`, links followed within `root`. user: whom it is made for, if it is missing.
 
-    Raises PathError: something that is no directory is in the way.
+    Raises PathError: something that is no directory is in the way; InvalidSpecError: no such user.
     """
     with ExitStack() as stack:
         parent = root
@@ -31,13 +31,9 @@ def make_directory(root: int, path: str, owner: Callable[[], tuple[int, int]]) -
                 except FileNotFoundError:
                     os.mkdir(name, 0o755, dir_fd=parent)
                     fd = open_in_root(root, so_far, _DIRECTORY)
-                    os.fchown(fd, *owner())
+                    os.fchown(fd, *(find_owner(user, root) if user else (0, 0)))
                     os.fchmod(fd, 0o755)  # whatever the umask
             except OSError as error:
                 raise path_error(error.errno or 0, "WORKDIR", f"/{so_far}", error.strerror or "") from None
             stack.callback(os.close, fd)
             parent = fd
-
-
-def owner_of(root: int, user: str) -> tuple[int, int]:
-    return (0, 0)

@@ -32,6 +32,7 @@ LEVELS = (
     {"committing", "inside", "making"},
     {"build"},
     {"image"},
+    {"buildsteps"},
     {"images"},
     {"container"},
     {"containers"},
