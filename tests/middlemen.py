@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -99,9 +100,15 @@ class _Proxy(StreamRequestHandler):
 
 
 @contextmanager
-def proxy(server: str) -> Iterator[tuple[str, list[str]]]:
+def proxy(server: str, tls: tuple[Path, Path] | None = None) -> Iterator[tuple[str, list[str]]]:
     """A proxy to which every name is that of `server`: its ``127.0.0.1:PORT``, and the heads it gets."""
     with _serving(_Proxy, server) as forwarder:
+        if tls:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*tls)
+            forwarder.socket = context.wrap_socket(
+                forwarder.socket, server_side=True, do_handshake_on_connect=False
+            )
         yield f"127.0.0.1:{forwarder.server_address[1]}", forwarder.heads
 
 

@@ -55,7 +55,9 @@ class Abort:
 
 
 def _shut_down(connection: HTTPConnection) -> None:
-    if connection.sock:
+    # Within TLS to a proxy, TLS to the server has no socket of its own but wraps the proxy's.
+    own = getattr(connection.sock, "socket", connection.sock)
+    if own:
         with suppress(OSError):
             # Not by TLS' own shutdown, which would change what the other thread is using.
-            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            socket.socket.shutdown(own, socket.SHUT_RDWR)

@@ -200,6 +200,24 @@ def test_tls_goes_through_the_proxy(certificates: Certificates, monkeypatch: pyt
     assert heads[0].startswith("CONNECT registry.invalid:443 ")
 
 
+def test_the_proxy_may_want_tls_itself(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS within TLS; it can be given up, too."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+    with (
+        fake_registry(tls=certificates.server) as server,
+        proxy(server.name, tls=certificates.server) as (address, heads),
+    ):
+        server.add_blob(DATA)
+        monkeypatch.setenv("HTTPS_PROXY", f"https://{address}")
+        with opened("registry.invalid") as repository:
+            chunks = repository.blob(DIGEST, size=len(DATA))
+            assert next(chunks)
+            repository.abort()
+            with pytest.raises(RegistryError):
+                repository.has_blob(DIGEST)
+    assert heads[0].startswith("CONNECT registry.invalid:443 ")
+
+
 def test_this_machine_is_reached_without_a_proxy(
     server: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
