@@ -48,8 +48,8 @@ def differences(new: int, old: int) -> dict[str, Kind]:
     What is in the tree `new` and is not, or is another, in `old`; and what is no longer there. By absolute
     path.
 
-    Files are alike if type, mode, owner, time in seconds, attributes and content are. A directory counts as
-    modified, too, when something in it differs; of a deleted one only the directory itself is told.
+    Files are alike if type, mode, owner, time in seconds, attributes and content are: for directories that is
+    what they hold. Of a deleted directory only that itself is told.
     """
     found: dict[str, Kind] = {}
     pending = [""]
@@ -99,9 +99,10 @@ def _are_alike(name: str, one: _Place, other: _Place) -> bool:
 
 
 def _mark(status: os.stat_result) -> tuple[int, ...]:
-    """What tells two inodes apart at a glance. Directories change their times with every entry."""
-    owned = (status.st_mode, status.st_uid, status.st_gid, status.st_rdev)
-    return owned if stat.S_ISDIR(status.st_mode) else (*owned, status.st_size, status.st_mtime_ns // 10**9)
+    """What tells two inodes apart at a glance. The size of a directory is the file system's own affair."""
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    owner = status.st_uid, status.st_gid
+    return status.st_mode, *owner, status.st_rdev, size, status.st_mtime_ns // 10**9
 
 
 def _xattrs(name: str, directory: int | None) -> dict[str, bytes]:
