@@ -10,13 +10,13 @@ import os
 import posixpath
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Protocol
 
 from ..errors import FormatError, InvalidSpecError
-from ..storage.inflate import PlainStream
+from ..storage.inflate import Compression, PlainStream
 
 _CHUNK: Final = 1 << 20
 BLOCK: Final = 512
@@ -34,16 +34,18 @@ class Members(Protocol):
     what: str
 
     def __contains__(self, name: str) -> bool: ...
-    def chunks(self, name: str) -> Iterator[bytes]: ...
+    def size(self, name: str) -> int: ...
+    def chunks(self, name: str) -> Generator[bytes, None, None]: ...
 
 
 def read_member(members: Members, name: str, *, limit: int) -> bytes:
     """The whole member. Raises FormatError: it is missing, or larger than `limit` bytes."""
     data = b""
-    for chunk in members.chunks(name):
-        data += chunk
-        if len(data) > limit:
-            raise FormatError(members.what, f"{name} is larger than {limit} bytes")
+    with closing(members.chunks(name)) as chunks:
+        for chunk in chunks:
+            data += chunk
+            if len(data) > limit:
+                raise FormatError(members.what, f"{name} is larger than {limit} bytes")
     return data
 
 
@@ -79,18 +81,17 @@ def open_regular(path: Path) -> BinaryIO | None:
 
 @contextmanager
 def _plain(file: BinaryIO, what: str, scratch: Path) -> Iterator[BinaryIO]:
-    with closing(PlainStream(file, what=what, limit=_MAX_ARCHIVE)) as stream:
-        chunks = iter(stream)
-        first = next(chunks, b"")
-        if not stream.compression:
-            yield file
-            return
-        with tempfile.TemporaryFile(dir=scratch) as spool:
-            spool.write(first)
-            for chunk in chunks:
-                spool.write(chunk)
-            spool.flush()
-            yield spool
+    if Compression.of(os.pread(file.fileno(), BLOCK, 0), what) is Compression.NONE:
+        yield file
+        return
+    with (
+        closing(PlainStream(file, what=what, limit=_MAX_ARCHIVE, digested=False)) as stream,
+        tempfile.TemporaryFile(dir=scratch) as spool,
+    ):
+        for chunk in stream:
+            spool.write(chunk)
+        spool.flush()
+        yield spool
 
 
 class Directory:
@@ -103,16 +104,23 @@ class Directory:
     def __contains__(self, name: str) -> bool:
         return _is_inside(name) and (self._path / name).is_file()
 
-    def chunks(self, name: str) -> Iterator[bytes]:
+    def size(self, name: str) -> int:
+        with self._open(name) as file:
+            return os.fstat(file.fileno()).st_size
+
+    def chunks(self, name: str) -> Generator[bytes, None, None]:
+        with self._open(name) as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def _open(self, name: str) -> BinaryIO:
         try:
             file = open_regular(self._path / name) if _is_inside(name) else None
         except OSError:  # not there, or a name that cannot be
             file = None
         if file is None:
             raise FormatError(self.what, f"{name} is missing")
-        with file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+        return file
 
 
 def _is_inside(name: str) -> bool:
@@ -137,15 +145,22 @@ class Archive:
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        member = self._find(name)
-        if member is None:
-            raise self._error(f"{name} is missing")
+    def size(self, name: str) -> int:
+        return self._member(name).size
+
+    def chunks(self, name: str) -> Generator[bytes, None, None]:
+        member = self._member(name)
         offset, end = member.offset, member.offset + member.size
         while offset < end:
             chunk = self._read(offset, min(_CHUNK, end - offset))
             offset += len(chunk)
             yield chunk
+
+    def _member(self, name: str) -> _Member:
+        member = self._find(name)
+        if member is None:
+            raise self._error(f"{name} is missing")
+        return member
 
     def _find(self, name: str) -> _Member | None:
         for _ in range(_MAX_HOPS):
@@ -168,7 +183,7 @@ class Archive:
             if kind in _EXTENSIONS:
                 extension |= self._extension(kind, offset, size)
             else:
-                name, member = self._member(header, offset, size, extension)
+                name, member = self._parse(header, offset, size, extension)
                 if member:
                     members[name] = member  # as tar does: of several the last one counts
                 extension = {}
@@ -205,7 +220,7 @@ class Archive:
             yield key, value[:-1]
             data = data[length:]
 
-    def _member(
+    def _parse(
         self, header: bytes, offset: int, size: int, extension: dict[bytes, bytes]
     ) -> tuple[str, _Member | None]:
         short, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]

@@ -13,29 +13,20 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import DigestMismatchError, FormatError, InvalidSpecError
-from ..oci import (
-    INDEX_TYPES,
-    MAX_DOCUMENT,
-    REF_NAME,
-    Descriptor,
-    ImageConfig,
-    Index,
-    Manifest,
-    Platform,
-    Reference,
-    digest_of,
-)
-from ..storage.addition import Addition
+from ..oci import INDEX_TYPES, MAX_DOCUMENT, REF_NAME, Descriptor, Index, Platform, Reference, digest_of
+from ..progress import Report, tell_transfers
+from ..storage.addition import Addition, Origin
 from ..storage.images import ImageStore
 from .archive import Members, open_members, read_member
 from .dockersave import add_docker_save
 
 _log = logging.getLogger(__name__)
-_CONTAINERD_NAME: Final = "io.containerd.image.name"
+INDEX: Final = "index.json"
+CONTAINERD_NAME: Final = "io.containerd.image.name"
 _MAX_DEPTH: Final = 4
 
 
-def load(store: ImageStore, path: Path, *, platform: Platform | None = None) -> list[str]:
+def load(store: ImageStore, path: Path, *, report: Report, platform: Platform | None = None) -> list[str]:
     """
     Add the images of an OCI archive, an OCI layout directory or a ``docker save`` archive; their ids.
 
@@ -44,10 +35,16 @@ def load(store: ImageStore, path: Path, *, platform: Platform | None = None) -> 
     UnsupportedError: nothing in it is for the platform. Nothing is kept then.
     """
     with open_members(path, scratch=store.root.cache) as members, store.adding() as addition:
-        if "index.json" in members:
-            return _Layout(members, addition, platform).add()
+        tell = tell_transfers(report, "load")
+        if INDEX in members:
+            origin = Origin(fetch=lambda item: members.chunks(blob_name(item)), tell=tell)
+            return _Layout(members, addition, origin, platform).add()
         if "manifest.json" in members:
-            return add_docker_save(members, addition, platform)
+            return add_docker_save(members, addition, tell, platform)
+        if "repositories" in members:
+            raise FormatError(
+                members.what, "was saved by a Docker before 1.10: load it with a newer one and save it again"
+            )
         raise FormatError(
             members.what,
             "holds neither index.json (OCI) nor manifest.json (docker save); "
@@ -58,15 +55,18 @@ def load(store: ImageStore, path: Path, *, platform: Platform | None = None) -> 
 class _Layout:
     """An OCI layout being read into a store."""
 
-    def __init__(self, members: Members, addition: Addition, platform: Platform | None) -> None:
+    def __init__(
+        self, members: Members, addition: Addition, origin: Origin, platform: Platform | None
+    ) -> None:
         self._members = members
         self._addition = addition
+        self._origin = origin
         self._platform = platform
         self.what = members.what
 
     def add(self) -> list[str]:
-        data = read_member(self._members, "index.json", limit=MAX_DOCUMENT)
-        index = Index.parse(data, f"{self.what}: index.json")
+        data = read_member(self._members, INDEX, limit=MAX_DOCUMENT)
+        index = Index.parse(data, f"{self.what}: {INDEX}")
         ids = [
             self._add_image(manifest, name)
             for name, offered in _by_name(index.manifests)
@@ -93,17 +93,13 @@ class _Layout:
         return item.media_type in INDEX_TYPES or (not item.media_type and Index.is_one(self._read(item)))
 
     def _add_image(self, item: Descriptor, name: str) -> str:
-        self._fetch(item)
-        data = self._read(item)
-        manifest = Manifest.parse(data, f"{self.what}: manifest {item.digest}")
-        config = ImageConfig.parse(
-            self._read(manifest.config), f"{self.what}: config {manifest.config.digest}"
+        return self._addition.add(
+            self._read(item),
+            self._references(name),
+            origin=self._origin,
+            platform=self._platform,
+            what=self.what,
         )
-        if self._platform:
-            self._platform.require([config.platform], self.what)
-        for descriptor in (manifest.config, *manifest.layers):
-            self._fetch(descriptor)
-        return self._addition.add(data, self._references(name), what=self.what)
 
     def _references(self, name: str) -> list[Reference]:
         """A layout may use names that no reference can have: such an image comes in without a tag."""
@@ -115,31 +111,21 @@ class _Layout:
         return [reference] if reference and reference.tag and not reference.digest else []
 
     def _read(self, descriptor: Descriptor) -> bytes:
-        """A manifest or config, verified."""
+        """A manifest or index, verified."""
         limit = min(descriptor.size, MAX_DOCUMENT)
-        data = read_member(self._members, _blob_name(descriptor), limit=limit)
+        data = read_member(self._members, blob_name(descriptor), limit=limit)
         if len(data) != descriptor.size or digest_of(data) != descriptor.digest:
             raise DigestMismatchError(f"{self.what}: blob", descriptor.digest, digest_of(data))
         return data
 
-    def _fetch(self, descriptor: Descriptor) -> None:
-        blobs = self._addition.blobs
-        if not blobs.has(descriptor.digest):
-            chunks = self._members.chunks(_blob_name(descriptor))
-            blobs.put(chunks, expected=descriptor.digest, size=descriptor.size)
-        elif blobs.size(descriptor.digest) != descriptor.size:
-            raise FormatError(
-                self.what, f"says of {descriptor.digest} that it has {descriptor.size} bytes: not so"
-            )
 
-
-def _blob_name(descriptor: Descriptor) -> str:
+def blob_name(descriptor: Descriptor) -> str:
     return f"blobs/sha256/{descriptor.digest.hex}"
 
 
 def _by_name(manifests: Sequence[Descriptor]) -> Iterator[tuple[str, list[Descriptor]]]:
     def name(item: Descriptor) -> str:
-        return item.annotations.get(_CONTAINERD_NAME) or item.annotations.get(REF_NAME) or ""
+        return item.annotations.get(CONTAINERD_NAME) or item.annotations.get(REF_NAME) or ""
 
     for key, group in groupby(sorted(manifests, key=name), key=name):
         yield key, list(group)

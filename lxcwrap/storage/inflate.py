@@ -192,16 +192,13 @@ def _zstd(chunks: Iterator[bytes]) -> Chunks:
 
 
 class _ChunkFile:
-    """Just enough of a file for zstandard."""
+    """Just enough of a file for zstandard, which takes pieces of any size."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
 
     def read(self, size: int = -1) -> bytes:
-        rest = self._rest or next(self._chunks, b"")
-        self._rest = rest[size:]
-        return rest[:size]
+        return next(self._chunks, b"")
 
 
 def gzip_tee(chunks: Iterable[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:
@@ -250,8 +247,10 @@ class _End:
 
 def ahead(chunks: Chunks) -> Chunks:
     """`chunks`, a generator, run in a thread of its own, a few chunks ahead. Its error is raised here."""
-    free = threading.Semaphore(_QUEUED)
     ready: SimpleQueue[bytes | _End] = SimpleQueue()
+    free: SimpleQueue[None] = SimpleQueue()  # as a semaphore, which Python has not in C
+    for _ in range(_QUEUED):
+        free.put(None)
     abandoned = False
 
     def produce() -> None:
@@ -260,7 +259,7 @@ def ahead(chunks: Chunks) -> Chunks:
             with closing(chunks):  # ends the stages before this one, too
                 for chunk in chunks:
                     ready.put(chunk)
-                    free.acquire()
+                    free.get()
                     if abandoned:
                         return
         except BaseException as error:
@@ -272,10 +271,10 @@ def ahead(chunks: Chunks) -> Chunks:
     try:
         while not isinstance(item := ready.get(), _End):
             yield item
-            free.release()
+            free.put(None)
         if item.error is not None:
             raise item.error
     finally:
         abandoned = True
-        free.release()
+        free.put(None)
         thread.join()

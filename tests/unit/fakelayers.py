@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from lxcwrap.errors import DigestMismatchError, FormatError
+from lxcwrap.formats import layout
+from lxcwrap.oci import Platform
 from lxcwrap.storage.blobs import BlobStore
 from lxcwrap.storage.images import ImageStore
 from lxcwrap.storage.inflate import PlainStream, Source
@@ -58,6 +60,11 @@ def image_store(path: Path) -> ImageStore:
     root.prepare()
     layers = FakeLayers(root.layers)
     return ImageStore(root, State(root.state_db), BlobStore(root.images), layers)  # type: ignore[arg-type]
+
+
+def load(store: ImageStore, path: Path, *, platform: Platform | None = None) -> list[str]:
+    """As `layout.load`, silently."""
+    return layout.load(store, path, platform=platform, report=lambda event: None)
 
 
 def image_host(path: Path) -> types.SimpleNamespace:

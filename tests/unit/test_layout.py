@@ -16,12 +16,11 @@ import pytest
 import zstandard
 
 from lxcwrap.errors import ContentError, DigestMismatchError, FormatError, InvalidSpecError, UnsupportedError
-from lxcwrap.formats.layout import load
 from lxcwrap.oci import Platform
 from lxcwrap.storage.images import ImageStore
 from tests import archives
 from tests.archives import Layout, config_of, digest, docker_save, oci_layout
-from tests.unit.fakelayers import contents, image_store
+from tests.unit.fakelayers import contents, image_store, load
 
 BASE = archives.tar({"etc/base": b"base"})
 TOP = archives.tar({"etc/top": b"top"})

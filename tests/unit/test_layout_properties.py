@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcwrap.errors import ContentError, UnsupportedError
-from lxcwrap.formats.layout import load
 from lxcwrap.storage.images import ImageStore
 from tests import archives
 from tests.archives import docker_save, oci_layout
-from tests.unit.fakelayers import contents, image_store
+from tests.unit.fakelayers import contents, image_store, load
 
 LAYERS = (archives.tar({"etc/base": b"base"}), archives.tar({"etc/top": b"top"}))
 GOOD = (
