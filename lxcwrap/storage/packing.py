@@ -58,12 +58,18 @@ def pack_layer(
                 blob.write(chunk)
             digest = diff_id = blob.commit()
         else:
-            compress = {Compression.GZIP: _gzipped, Compression.ZSTD: _zstd}[compression]
-            for chunk in compress(_hashed(chunks, plain.update)):
+            for chunk in compressed(_hashed(chunks, plain.update), compression):
                 blob.write(chunk)
             digest, diff_id = blob.commit(), "sha256:" + plain.hexdigest()
     media_type = f"{OCI_LAYER}+{compression}" if compression else OCI_LAYER
     return IngestedLayer(digest, blob.size, diff_id, media_type)
+
+
+def compressed(chunks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
+    """`chunks`, compressed; the same content always gives the same bytes. compression: none, gzip or zstd."""
+    if compression is Compression.GZIP:
+        return _gzipped(chunks)
+    return _zstd(chunks) if compression is Compression.ZSTD else iter(chunks)
 
 
 def _hashed(chunks: Iterable[bytes], update: Callable[[bytes], object]) -> Iterator[bytes]:
