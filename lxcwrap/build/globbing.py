@@ -24,7 +24,7 @@ MAX_PATTERN: Final = 4096
 _MAX_LOOSE: Final = 4  # wildcards in a pattern that has ** beside other characters: time grows by their power
 _END: Final = r"(?=/|\Z)"
 _MEMBER: Final = r"(?:\\.|[^\\\]-])"
-_SET: Final = re.compile(rf"\[(\^?)((?:{_MEMBER}(?:-{_MEMBER})?)+)\]", re.DOTALL)
+_SET: Final = re.compile(rf"\[(\^?+)((?:{_MEMBER}(?:-{_MEMBER})?)+)\]", re.DOTALL)
 _RANGE: Final = re.compile(r"(\\.|[^\\])(?:-(\\.|[^\\]))?", re.DOTALL)
 _DEEP: Final = re.compile(r"\*\*/?")
 
