@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from .errors import InvalidSpecError
 from .oci import Digest, History, ImageConfig, Reference
@@ -13,9 +14,11 @@ from .results import Change
 
 if TYPE_CHECKING:
     from .files import ImagePath
+    from .formats.save import Format
     from .inroot import Root
     from .progress import Progress
     from .registry.credentials import Credentials
+    from .specs import StrPath
     from .storage.images import ImageStore
 
 
@@ -137,6 +140,29 @@ class Image:
         if len(tags) != 1:
             raise InvalidSpecError(f"push of {self!r}: say to where, as it has {len(tags)} tags")
         return tags[0]
+
+    def save(
+        self,
+        path: StrPath | BinaryIO,
+        *,
+        format: Format | None = None,
+        compression: Literal["gzip", "zstd", "none"] = "none",
+        progress: Progress = None,
+    ) -> None:
+        """Write it, with all its names, into an archive or directory: see ``images.save()``."""
+        from .formats.save import Named, save
+        from .progress import reporting
+        from .storage.packing import parse_compression
+
+        with reporting(progress) as report:
+            save(
+                self._store,
+                [Named(self._id, self._store.tags(self._id))],
+                Path(path) if isinstance(path, str | os.PathLike) else path,
+                format=format,
+                compression=parse_compression(compression),
+                report=report,
+            )
 
     def diff(self, other: Image | None = None) -> tuple[Change, ...]:
         """What is in it and not, or not the same, in `other`, and what only that has; by path.

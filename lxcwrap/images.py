@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import builtins
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar, Unpack, cast
 
 from .errors import ImageNotFoundError, InvalidSpecError
 from .image import HasImages, Image, tag_reference
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .build.instructions import Dockerfile
     from .build.step import Network
     from .buildsteps import BuildSteps
+    from .formats.save import Format, Named
     from .machinery import Machinery
     from .registry.credentials import Credentials
     from .storage.images import ImageStore
@@ -311,6 +312,52 @@ class Images:
         if reference is None and name in self._store.tags(found.id):
             reference = str(name)
         return found.push(reference, credentials=credentials, progress=progress)
+
+    # --- giving images away -------------------------------------------------------------------------------
+
+    def save(
+        self,
+        images: str | Image | Iterable[str | Image],
+        path: StrPath | BinaryIO,
+        *,
+        format: Format | None = None,
+        compression: Literal["gzip", "zstd", "none"] = "none",
+        progress: Progress = None,
+    ) -> None:
+        """
+        Write images into one archive or directory that Docker, Podman, containerd and `load` read.
+
+        One given as ``name:tag`` is saved with that name, any other with all its names. path: where to, or a
+        file that is open for writing. A path has all of it at the end, or after an error is as it was.
+        format: ``docker``, a `docker save` archive that is an OCI archive, too; ``oci``, an OCI archive;
+        ``oci-dir``, an OCI layout directory. By default the last if `path` is a directory, which must be
+        empty, else the first. compression: of the archive as a whole; layers stay as they are stored.
+
+        The same images always give the same bytes.
+        Raises ImageNotFoundError; InvalidSpecError: nothing can be written there; DigestMismatchError: the
+        stored content is damaged.
+        """
+        from .formats.save import save
+        from .storage.packing import parse_compression
+
+        keys = [images] if isinstance(images, str | Image) else images
+        with reporting(progress) as report:
+            save(
+                self._store,
+                [self._named(key) for key in keys],
+                Path(path) if isinstance(path, str | os.PathLike) else path,
+                format=format,
+                compression=parse_compression(compression),
+                report=report,
+            )
+
+    def _named(self, key: str | Image) -> Named:
+        """An image to save, with the names that it is to have."""
+        from .formats.save import Named
+
+        image, reference = self[key], _as_reference(key)
+        names = self._store.tags(image.id)
+        return Named(image.id, (reference,) if reference in names else names)
 
     # --- taking images away -------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from ..digests import Digest
 from ..errors import DigestMismatchError, FormatError, KernelError, NotFoundError, UnsupportedError
 
 _HEX = re.compile(r"[0-9a-f]{64}")
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _CHUNK = 1 << 20
 
 
@@ -185,7 +185,7 @@ class BlobStore:
     def _prepare(self) -> None:
         self._blobs.mkdir(parents=True, exist_ok=True)
         with BlobWriter(self._root) as writer:
-            writer.write(_LAYOUT)
+            writer.write(LAYOUT)
             writer.commit_as("oci-layout")
 
 
