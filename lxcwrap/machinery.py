@@ -96,6 +96,8 @@ class Machinery:
         for name in names:
             if name not in rows:  # which were read later: its record is gone
                 self._reclaim(name)
+        self.image_store.clean()
+        self.layers.clean()
         self.root.empty_trash()
         self.cgroups.tidy()
 

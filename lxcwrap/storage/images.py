@@ -6,46 +6,31 @@ never half an image.
 
 Garbage is what no record names. Whoever adds content holds `run/images.lock` shared until the record is
 made; a sweep needs it exclusively, so it only meets finished images. A sweep that finds the lock taken leaves
-a mark instead, and whoever gives the lock back looks for the mark: the last one sweeps.
+a mark instead, and whoever gives the lock back looks for the mark: the last one sweeps. Marks and intents are
+files in run/, so that the next `clean` finds what a killed process has not done to its end.
 """
 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, NoReturn, cast
 
-from ..errors import (
-    ContentError,
-    ImageNotFoundError,
-    NotFoundError,
-    StillUsedError,
-)
-from ..oci import (
-    MAX_DOCUMENT,
-    REF_NAME,
-    Descriptor,
-    Digest,
-    ImageConfig,
-    Index,
-    Manifest,
-    Reference,
-    chain_ids,
-)
+from ..errors import ImageNotFoundError, NotFoundError, StillUsedError
+from ..oci import MAX_DOCUMENT, Digest, ImageConfig, Manifest, Reference, chain_ids
 from .addition import Addition, NewImage
 from .blobs import BlobStore
 from .layers import LayerStore
+from .layoutindex import write_index
 from .root import RootDir
 from .state import State
 
-_log = logging.getLogger(__name__)
 _LAYERS_IN_USE = """
     SELECT chain_id, blob FROM image_layers
     UNION SELECT chain_id, blob FROM build_cache WHERE chain_id IS NOT NULL
@@ -192,6 +177,7 @@ class ImageStore:
         """Images to add: all of them are recorded when the block ends, and nothing at all if it raises."""
         addition = Addition(self.blobs, self.layers, self._is_known)
         with self._content_kept():
+            intent = self._begin("adding")
             all_recorded = False
             try:
                 yield addition
@@ -199,6 +185,7 @@ class ImageStore:
             finally:
                 if not all_recorded:
                     self._mark.touch(mode=0o600)
+                intent.unlink(missing_ok=True)
 
     def _is_known(self, chain: str, blob: str) -> bool:
         query = f"SELECT 1 FROM ({_LAYERS_IN_USE}) WHERE chain_id = ? AND blob = ?"
@@ -263,18 +250,24 @@ class ImageStore:
                 raise StillUsedError("image", image_id, names)
             if not connection.execute("DELETE FROM images WHERE id = ?", (image_id,)).rowcount:
                 _not_found(image_id)
-        self.sweep()
+            self._mark.touch(mode=0o600)
+        self._sweep_if_marked()
 
-    def prune(self) -> list[str]:
-        """Remove images that have neither a tag nor a container, and all garbage. Returns the removed ids."""
-        dangling = (
-            "SELECT id FROM images WHERE id NOT IN (SELECT image_id FROM tags)"
-            " AND id NOT IN (SELECT image_id FROM containers WHERE image_id IS NOT NULL)"
+    def prune(self, *, all: bool = False) -> list[str]:
+        """Remove images that have neither a tag nor a container, and all garbage. Returns the removed ids.
+
+        all: those with tags, too.
+        """
+        unused = (
+            "SELECT id FROM images WHERE id NOT IN (SELECT image_id FROM containers WHERE image_id NOTNULL)"
         )
+        if not all:
+            unused += " AND id NOT IN (SELECT image_id FROM tags)"
         with self._change() as connection:  # which also mends index.json
-            removed = [row[0] for row in connection.execute(dangling)]
+            removed = [row[0] for row in connection.execute(unused)]
             connection.executemany("DELETE FROM images WHERE id = ?", [(image_id,) for image_id in removed])
-        self.sweep()
+            self._mark.touch(mode=0o600)
+        self._sweep_if_marked()
         self.layers.sweep()
         return removed
 
@@ -283,30 +276,15 @@ class ImageStore:
         """One transaction. It excludes all others, so index.json follows the order of the changes."""
         with self.state.transaction() as connection:
             yield connection
-            self._write_index(connection)
+            intent = self._begin("changing")
+            write_index(self._index, connection, self.blobs)
+        intent.unlink(missing_ok=True)
 
-    def _write_index(self, connection: sqlite3.Connection) -> None:
-        rows = connection.execute(
-            "SELECT id, manifest, reference FROM images LEFT JOIN tags ON image_id = id"
-            " ORDER BY reference, id"
-        )
-        index = Index(manifests=tuple(entry for row in rows if (entry := self._entry(row))))
-        draft = self._index.with_name(".index.json.new")
-        draft.write_bytes(index.to_json())
-        draft.replace(self._index)
-
-    def _entry(self, row: sqlite3.Row) -> Descriptor | None:
-        try:
-            data = self.blobs.read(row["manifest"], limit=MAX_DOCUMENT)
-            media_type = Manifest.parse(data).media_type
-        except (ContentError, NotFoundError) as damage:
-            # One image damaged on disk must not keep the others from being changed.
-            _log.warning("image %s is left out of index.json: %s", row["id"], damage)
-            return None
-        annotations = {REF_NAME: row["reference"]} if row["reference"] else {}
-        return Descriptor(
-            media_type=media_type, digest=Digest(row["manifest"]), size=len(data), annotations=annotations
-        )
+    def _begin(self, what: str) -> Path:
+        """A file that stays if we are killed before it is removed: `clean` finds it."""
+        intent = self.root.run / f"images.{what}-{os.urandom(16).hex()}"
+        intent.touch(mode=0o600)
+        return intent
 
     # --- garbage ------------------------------------------------------------------------------------------
 
@@ -315,15 +293,34 @@ class ImageStore:
         self._mark.touch(mode=0o600)
         self._sweep_if_marked()
 
+    def clean(self) -> None:
+        """Finish or undo what killed processes had begun. There being nothing, it only lists run/."""
+        left = [path for path in self.root.run.glob("images.*") if path != self._lock]
+        if not left:
+            return
+        if any(path.name.startswith("images.changing-") for path in left):
+            with self._change():  # those who live end first; index.json may be ahead of the records
+                pass
+        with suppress(BlockingIOError), locked(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            self._sweep_now()
+            for path in left:
+                path.unlink(missing_ok=True)
+
     def _sweep_if_marked(self) -> None:
         # Again and again, as the mark may be set anew by one who found us sweeping.
         while self._mark.exists():
             try:
                 with locked(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    self._mark.unlink(missing_ok=True)
-                    self._collect()
+                    self._sweep_now()
             except BlockingIOError:
                 return  # whoever has the lock will see the mark after giving it back
+
+    def _sweep_now(self) -> None:
+        under_way = self._mark.with_name("images.sweeping")  # the mark may be set anew meanwhile
+        with suppress(FileNotFoundError):
+            self._mark.rename(under_way)
+        self._collect()
+        under_way.unlink(missing_ok=True)
 
     def _collect(self) -> None:
         connection = self.state.connection

@@ -163,10 +163,20 @@ class LayerStore:
         """Chain id of every unpacked layer, in no order."""
         yield from (f"sha256:{name}" for name in self._names() if _HEX.fullmatch(name))
 
-    def sweep(self) -> None:
+    def clean(self) -> None:
         """Clear what killed processes left, and layers that a crash of the machine may have damaged."""
-        for draft in self._dead_drafts():
+        names = self._names()
+        for draft in self._dead_drafts() if any(name.startswith(_DRAFT) for name in names) else ():
             shutil.rmtree(draft, ignore_errors=True)
+        boot_id = _boot_id()
+        for chain_id in self.chain_ids():
+            with suppress(OSError):  # no mark, or no layer any more
+                if os.getxattr(self.path(chain_id), _UNSYNCED) != boot_id:
+                    self.remove(chain_id)
+
+    def sweep(self) -> None:
+        """`clean`; and wait until the disk has what it will have by now, so that no crash can damage it."""
+        self.clean()
         self._settle()
 
     # --- drafts ---------------------------------------------------------------------------------------------
@@ -234,9 +244,8 @@ class LayerStore:
         for chain_id in self.chain_ids():
             layer = self.path(chain_id)
             with suppress(OSError):  # no mark, or no layer any more
-                if os.getxattr(layer, _UNSYNCED) != _boot_id():
-                    self.remove(chain_id)
-                elif time.time() - layer.stat().st_ctime > _WRITTEN_BACK_S:  # the renaming set it
+                os.getxattr(layer, _UNSYNCED)
+                if time.time() - layer.stat().st_ctime > _WRITTEN_BACK_S:  # the renaming set it
                     written.append(layer)
         if written:
             with self._locked(fcntl.LOCK_SH) as directory_fd:

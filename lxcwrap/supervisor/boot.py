@@ -7,6 +7,8 @@ import os
 from ..drivers import inheritance
 from . import nursery
 
+_MAX_LOG = 1 << 20  # of what earlier servers wrote
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -21,6 +23,8 @@ def main(root: str, ready_fd: int) -> NoReturn:
     os.chdir("/")
     os.umask(0o022)
     log = os.open(f"{root}/run/server.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    if os.fstat(log).st_size > _MAX_LOG:
+        os.ftruncate(log, 0)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for target, fd in ((0, null), (1, log)):
         os.dup2(fd, target)
