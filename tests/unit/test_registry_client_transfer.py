@@ -149,7 +149,16 @@ def test_a_length_that_lies_is_refused(server: FakeRegistry, repository: Reposit
             next(repository.blob(digest, size=size))
 
 
-@pytest.mark.parametrize("place", ["", "bytes 0-99/100", "bytes x", f"bytes 300000-{SIZE - 1}/{SIZE + 1}"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "bytes x",
+        f"bytes 0-{SIZE - 1}/{SIZE}",
+        f"bytes 300001-{SIZE - 1}/{SIZE}",
+        f"bytes 300000-{SIZE - 1}/{SIZE + 1}",
+    ],
+)
 def test_another_range_than_asked_for_is_refused(
     server: FakeRegistry, repository: Repository, place: str
 ) -> None:

@@ -204,3 +204,14 @@ def test_credentials_name_somebody(wrong: dict[str, str]) -> None:
     """A user whose name can be sent, or a token."""
     with pytest.raises(InvalidSpecError):
         Credentials(**wrong)
+
+
+def test_a_helper_s_name_is_no_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the current directory is not run."""
+    (home / "docker-credential-x").mkdir()
+    (home / "docker-credential-x/y").write_text('#!/bin/sh\necho \'{"Username":"u","Secret":"s"}\'\n')
+    (home / "docker-credential-x/y").chmod(0o755)
+    monkeypatch.chdir(home)
+    write(home / ".docker/config.json", credHelpers={"r.example": "x/y"})
+    with pytest.raises(RegistryAuthError):
+        user()
