@@ -168,11 +168,14 @@ class LayerStore:
         names = self._names()
         for draft in self._dead_drafts() if any(name.startswith(_DRAFT) for name in names) else ():
             shutil.rmtree(draft, ignore_errors=True)
-        boot_id = _boot_id()
-        for chain_id in self.chain_ids():
-            with suppress(OSError):  # no mark, or no layer any more
-                if os.getxattr(self.path(chain_id), _UNSYNCED) != boot_id:
-                    self.remove(chain_id)
+        boot_id, directory = _boot_id(), os.fspath(self._dir)
+        for name in filter(_HEX.fullmatch, names):
+            try:
+                is_doubtful = os.getxattr(f"{directory}/{name}", _UNSYNCED) != boot_id
+            except OSError:  # no mark, or no layer any more
+                continue
+            if is_doubtful:
+                self.remove(f"sha256:{name}")
 
     def sweep(self) -> None:
         """`clean`; and wait until the disk has what it will have by now, so that no crash can damage it."""
