@@ -98,7 +98,9 @@ class Source:
             start = indent.end() if indent else 0
             text = line[start:]
             if text and not text.startswith("#"):
-                return self._joined(text, start)
+                joined = self._joined(text, start)
+                if _LEADING.sub("", joined.text, count=1):
+                    return joined
         return None
 
     def _take(self) -> str:

@@ -103,6 +103,8 @@ class Statement:
     def split(cls, file: str, line: Line, escape: str, start: int = 0) -> Statement:
         """The instruction that begins at `start` of the line. Raises DockerfileError."""
         text = line.text
+        spaces = _SPACES.match(text, start)
+        start = spaces.end() if spaces else start
         keyword = _NOT_BLANK.match(text, start)
         assert keyword
         blank = _BLANK.match(text, keyword.end())

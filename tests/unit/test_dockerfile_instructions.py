@@ -116,11 +116,11 @@ def test_every_keyword_has_a_reader() -> None:
             {"check": Config(test=("CMD-SHELL", "--interval=1s a"))},
         ),
         (
-            "HEALTHCHECK --interval=1m30s --timeout=1.5s --start-period=0 --start-interval=5ms --retries=4 cmd a",
+            "HEALTHCHECK --interval=9s --timeout=1.5s --start-period=0 --start-interval=2s --retries=4 cmd a",
             Healthcheck,
             {
                 "check": Config(
-                    test=("CMD-SHELL", "a"), interval_s=90, timeout_s=1.5, start_interval_s=0.005, retries=4
+                    test=("CMD-SHELL", "a"), interval_s=9, timeout_s=1.5, start_interval_s=2, retries=4
                 )
             },
         ),
