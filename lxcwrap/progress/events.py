@@ -6,14 +6,10 @@ raises ends the operation, which then leaves nothing behind.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal
 
 from attrs import frozen
-
-from .oci import Descriptor
 
 Operation = Literal["pull", "push", "build", "load", "save"]
 Phase = Literal["waiting", "transferring", "unpacking", "present", "mounted", "done", "failed"]
@@ -72,33 +68,3 @@ Report = Callable[[ProgressEvent], object]
 
 Progress = Report | bool | None
 """What users give as ``progress=``: a callable; False: silence; None or True: a bar, where one is seen."""
-
-
-@contextmanager
-def reporting(progress: Progress) -> Iterator[Report]:
-    """The function to report events to within the block, one at a time, from any thread."""
-    lock = threading.Lock()
-
-    def report(event: ProgressEvent) -> None:
-        if callable(progress):
-            with lock:
-                progress(event)
-
-    yield report
-
-
-def tell_transfers(report: Report, operation: Operation) -> Callable[[Descriptor, Phase, int], None]:
-    """A function that reports how far a blob is, in bytes."""
-
-    def tell(descriptor: Descriptor, phase: Phase, done_bytes: int) -> None:
-        report(
-            TransferProgress(
-                operation=operation,
-                item=descriptor.digest,
-                phase=phase,
-                done_bytes=done_bytes,
-                total_bytes=descriptor.size,
-            )
-        )
-
-    return tell
