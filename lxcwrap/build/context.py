@@ -210,7 +210,7 @@ def _unpacked(archive: BinaryIO, what: str, cache: Path) -> Iterator[int]:
 
 def sweep_contexts(cache: Path) -> None:
     """Clear what killed builds left unpacked below the root's cache directory."""
-    LayerStore(_contexts(cache)).sweep()
+    LayerStore(_contexts(cache)).clean()
 
 
 def _contexts(cache: Path) -> Path:

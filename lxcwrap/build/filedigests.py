@@ -139,14 +139,21 @@ class FileDigests:
         except sqlite3.Error as error:
             _log.warning("%s: %s", self._path, error)
             if not isinstance(error, sqlite3.OperationalError):  # not only busy or full: damaged
-                self._path.unlink(missing_ok=True)
+                self._discard()
             return None
+
+    def _discard(self) -> None:
+        if self._database:
+            self._database.close()
+            self._database = None
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
 
 def _open(path: Path) -> sqlite3.Connection:
     with contextlib.suppress(FileExistsError):  # SQLite would make it as the umask says
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    database = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
+    database = sqlite3.connect(path, timeout=0.2, check_same_thread=False)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")  # in WAL mode nothing is damaged by a crash

@@ -65,7 +65,7 @@ def select(source: Source, placement: Placement) -> Iterator[Selected]:
                 taken = True
                 yield Selected(posixpath.basename(path), found, items)
         if not (taken or is_pattern or has_wildcards(below)):
-            _explain_absence(source, posixpath.join(base, below), placement)
+            _explain_absence(source, relative(f"{base}/{below}"), placement)
 
 
 def _is_hidden(source: Source, path: str, found: Found) -> bool:
