@@ -53,13 +53,17 @@ if TYPE_CHECKING:
     from .host import run as run
     from .host import use_host as use_host
     from .image import Image as Image
+    from .imagechanges import ImageChanges as ImageChanges
     from .images import Images as Images
     from .options import ContainerOptions as ContainerOptions
     from .results import Change as Change
     from .results import Completed as Completed
+    from .results import DiskUsage as DiskUsage
     from .results import FileStat as FileStat
+    from .results import ImageUsage as ImageUsage
     from .results import LogLine as LogLine
     from .results import Process as Process
+    from .results import Pruned as Pruned
     from .results import Stats as Stats
     from .specs import ContainerSpec as ContainerSpec
     from .specs import Device as Device
@@ -87,9 +91,10 @@ _HOME = {
     "files": "ContainerPath ImagePath",
     "host": "Host default_host run use_host",
     "image": "Image",
+    "imagechanges": "ImageChanges",
     "images": "Images",
     "options": "ContainerOptions",
-    "results": "Change Completed FileStat LogLine Process Stats",
+    "results": "Change Completed DiskUsage FileStat ImageUsage LogLine Process Pruned Stats",
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

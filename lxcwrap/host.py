@@ -18,8 +18,8 @@ from .image import Image
 from .images import Images
 from .machinery import Machinery
 from .options import ContainerOptions
-from .results import Completed
-from .specs import StrPath
+from .results import Completed, DiskUsage, Pruned
+from .specs import StrPath, parse_size
 from .storage.root import DEFAULT_ROOT
 
 if TYPE_CHECKING:
@@ -70,6 +70,37 @@ class Host:
         from .check import check
 
         return check(self.root)
+
+    def disk_usage(self) -> DiskUsage:
+        """What everything under the root directory takes up, by kind, and each image. Takes tens of
+        milliseconds for every ten thousand files."""
+        from .storage.usage import disk_usage
+
+        return disk_usage(self._machinery.image_store)
+
+    def prune(
+        self,
+        *,
+        all_images: bool = False,
+        build_cache_keep: int | str | None = None,
+        build_cache_older_than_s: float | None = None,
+    ) -> Pruned:
+        """Free disk: images without tags and containers, content that nothing needs, remains of killed
+        processes and of former versions.
+
+        all_images: also images with tags that have no containers. build_cache_keep: forget what builds made
+        beyond so many bytes (``"2GiB"``; 0: all), the longest unused first; build_cache_older_than_s: forget
+        what was of no use for so long. Containers and volumes are not touched: see `Containers.prune`.
+        """
+        from .storage.pruning import prune
+
+        keep = None if build_cache_keep is None else parse_size(build_cache_keep)
+        return prune(
+            self._machinery.image_store,
+            all_images=all_images,
+            keep_bytes=keep,
+            older_than_s=build_cache_older_than_s,
+        )
 
     def close(self, *, stop_server: bool = False) -> None:
         """Let go of this process' connections. Ends nothing that runs; `stop_server` ends the idle

@@ -375,12 +375,12 @@ class Images:
         else:
             image.remove()
 
-    def prune(self) -> builtins.list[str]:
+    def prune(self, *, all: bool = False) -> builtins.list[str]:
         """Remove the images without tags and containers, and stored content that no image needs.
 
-        Returns the ids of the removed images.
+        all: also those with tags. Returns the ids of the removed images. `Host.prune` does more.
         """
-        return self._store.prune()
+        return self._store.prune(all=all)
 
 
 def _as_reference(key: str | Image) -> Reference | None:

@@ -119,3 +119,57 @@ class FileStat:
             inode=status.st_ino,
             nlink=status.st_nlink,
         )
+
+
+@frozen(kw_only=True)
+class ImageUsage:
+    """What an image takes up, in bytes on disk, without unpacked layers. unique: of that, what no other image
+    has; containers: how many are made from it."""
+
+    id: str
+    tags: tuple[str, ...]
+    blobs: int
+    unique: int
+    containers: int
+
+
+@frozen(kw_only=True)
+class DiskUsage:
+    """
+    What lies under a root directory, in bytes on disk: blocks, not lengths; what has several names once.
+
+    blobs, layers: of images, as stored and as unpacked. containers: what they wrote, without logs. volumes:
+    also nameless ones. build_cache: what no image needs, of builds. trash: what will be deleted by itself, or
+    by `Host.prune`. other: records, programs and filters.
+    """
+
+    images: tuple[ImageUsage, ...]
+    blobs: int
+    layers: int
+    containers: int
+    volumes: int
+    logs: int
+    build_cache: int
+    trash: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        return sum(size for _, size in self._rows())
+
+    def _rows(self) -> list[tuple[str, int]]:
+        names = ("blobs", "layers", "containers", "volumes", "logs", "build_cache", "trash", "other")
+        return [(name, getattr(self, name)) for name in names]
+
+    def __str__(self) -> str:
+        rows = [*self._rows(), ("total", self.total)]
+        return "\n".join(f"{name.replace('_', ' '):12}{size / (1 << 20):12.1f} MiB" for name, size in rows)
+
+
+@frozen(kw_only=True)
+class Pruned:
+    """What `Host.prune` took away: ids of images, how many build steps, and the bytes that are free now."""
+
+    images: tuple[str, ...]
+    build_steps: int
+    freed: int

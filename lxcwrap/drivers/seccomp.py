@@ -16,7 +16,7 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -267,9 +267,7 @@ def init_dir(cache: Path, capabilities: frozenset[str] = frozenset(), seccomp: b
         from ..errors import UnsupportedError
 
         raise UnsupportedError(f"{INIT} is missing", "install lxcwrap with pip, which compiles it") from None
-    # ctime, unlike mtime, is set by the kernel alone: a replaced init is always seen.
-    build = f"{found.st_ino:x}-{found.st_ctime_ns:x}"
-    path = cache / f"init-{build}-{_filter_name(capabilities) if seccomp else 'open'}"
+    path = cache / f"{_prefix(found)}{_filter_name(capabilities) if seccomp else 'open'}"
     if path.exists():
         return path
     program = ensure_filter(cache, capabilities) if seccomp else None
@@ -287,3 +285,24 @@ def init_dir(cache: Path, capabilities: frozenset[str] = frozenset(), seccomp: b
             (draft / "filter.bpf").hardlink_to(program)
 
     return _once(path, make)
+
+
+def _prefix(init: os.stat_result) -> str:
+    # ctime, unlike mtime, is set by the kernel alone: a replaced init is always seen.
+    return f"init-{init.st_ino:x}-{init.st_ctime_ns:x}-"
+
+
+def prune(cache: Path, plans: Iterable[str], discard: Callable[[Path], object]) -> None:
+    """`discard` what neither this version's containers need nor those of `plans`, which are JSON. Nobody may
+    begin a container meanwhile.
+    """
+    text = "\n".join(plans)
+    own = _prefix(INIT.stat())
+    with _lock(cache):
+        inits = {path.name: path for path in cache.glob("init-*")}
+        needed = {name for name in inits if name.startswith(own) or name in text}
+        for name in inits.keys() - needed:
+            discard(inits[name])
+        for path in cache.glob("seccomp-*"):
+            if path.name not in text and not any(name.endswith(path.stem) for name in needed):
+                discard(path)
