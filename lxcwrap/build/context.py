@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -93,11 +93,12 @@ class Source:
 
     def directory(self, at: str) -> int:
         """The directory `at`, as in `Found`, open."""
-        with naming(self.name, at):
+        with naming(self.name, at), ExitStack() as undo:
             fd = openat2(self.fd, at or ".", DIRECTORY, resolve=_BENEATH)
+            undo.callback(os.close, fd)
             if not self.identity and is_kernel_interface(fd):
-                os.close(fd)
                 raise InvalidSpecError(f"{self.name}: /{at} is the kernel's, and no files: ignore it")
+            undo.pop_all()
             return fd
 
     def file(self, found: Found) -> int:
