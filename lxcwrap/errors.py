@@ -94,7 +94,8 @@ class InvalidSpecError(LxcwrapError, ValueError):
 
 @define
 class DockerfileError(InvalidSpecError):
-    """A Dockerfile is malformed: where (line and column, from 1), and what is wrong. Nothing was built."""
+    """A Dockerfile or .dockerignore is malformed: where (line and column, from 1), and what is wrong. Nothing
+    was built."""
 
     file: str
     line: int
