@@ -92,6 +92,8 @@ class Machinery:
             if row["phase"] == "created":
                 self.settle(row["id"])
             elif start_time(row["owner_pid"]) != row["owner_start"]:
+                if row["phase"] == "building":  # what its command makes is of use to nobody now
+                    self.cgroups.kill_all(row["id"])
                 self._reclaim(row["id"])
         for name in names:
             if name not in rows:  # which were read later: its record is gone

@@ -163,7 +163,7 @@ class Mounting:
             stack.callback(os.close, here)
             target = os.open(directory, flags)
             stack.callback(os.close, target)
-            unpack_tar(TarReader(tar_chunks(read_tree(Path(f"/proc/self/fd/{here}")))), target)
+            unpack_tar(TarReader(tar_chunks(read_tree(here))), target)
 
 
 def _tree(asked: mounts.RunMount, tree_of: TreeOf) -> Tree | None:
