@@ -124,8 +124,13 @@ def blob_name(descriptor: Descriptor) -> str:
 
 
 def _by_name(manifests: Sequence[Descriptor]) -> Iterator[tuple[str, list[Descriptor]]]:
-    def name(item: Descriptor) -> str:
-        return item.annotations.get(CONTAINERD_NAME) or item.annotations.get(REF_NAME) or ""
-
-    for key, group in groupby(sorted(manifests, key=name), key=name):
+    for key, group in groupby(sorted(manifests, key=_name), key=_name):
         yield key, list(group)
+
+
+def _name(item: Descriptor) -> str:
+    """What containerd and Docker call it, with ``ref.name`` the whole or the tag of that; else ``ref.name``:
+    umoci sets only this for a new tag, and leaves the other as it was.
+    """
+    complete, name = item.annotations.get(CONTAINERD_NAME, ""), item.annotations.get(REF_NAME, "")
+    return complete if complete.endswith(name) else name
