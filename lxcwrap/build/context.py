@@ -1,6 +1,6 @@
 """Trees to copy from: the build context (a directory, an archive, a git checkout on disk), stages, images.
 
-with FileDigests(path) as digests, open_context(".", cache=root.cache, digests=digests) as context:
+with FileDigests(path) as digests, open_context(".", layers=layers, digests=digests) as context:
     dockerfile = context.read("Dockerfile")
     source = context.source(dockerfile="Dockerfile")
     key(source, placement); place(source, placement, target_fd, working_dir="/")
@@ -168,18 +168,20 @@ class Context:
 
 
 @contextmanager
-def open_context(context: StrPath | BinaryIO, *, cache: Path, digests: FileDigests) -> Iterator[Context]:
+def open_context(
+    context: StrPath | BinaryIO, *, layers: LayerStore, digests: FileDigests
+) -> Iterator[Context]:
     """
     The context for one build.
 
     context: a directory (a git checkout is one, .git included unless ignored), the path of a tar archive, or
-    one in a binary file; plain, or compressed by gzip, zstd, xz or bzip2. cache: the root's cache directory:
-    an archive is unpacked below it and deleted at the end.
+    one in a binary file; plain, or compressed by gzip, zstd, xz or bzip2. layers: an archive is unpacked into
+    a draft there, which is deleted at the end.
 
     Raises InvalidSpecError: there is no such thing; FormatError: the archive is damaged or hostile.
     """
     if not isinstance(context, str | os.PathLike):
-        with _unpacked(context, "context", cache) as fd:
+        with _unpacked(context, "context", layers) as fd:
             yield Context(fd, digests)
         return
     path = Path(context)
@@ -195,24 +197,12 @@ def open_context(context: StrPath | BinaryIO, *, cache: Path, digests: FileDiges
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(mode):
             raise InvalidSpecError(f"{path}: is neither a directory nor an archive")
-        with _unpacked(file, path.name, cache) as root:
+        with _unpacked(file, path.name, layers) as root:
             yield Context(root, digests)
 
 
 @contextmanager
-def _unpacked(archive: BinaryIO, what: str, cache: Path) -> Iterator[int]:
-    with (
-        LayerStore(_contexts(cache)).draft(None) as draft,
-        opened(os.open(draft.layer, DIRECTORY)) as fd,
-    ):
+def _unpacked(archive: BinaryIO, what: str, layers: LayerStore) -> Iterator[int]:
+    with layers.draft(None) as draft, opened(os.open(draft.layer, DIRECTORY)) as fd:
         unpack_context(archive, fd, what=what)
         yield fd
-
-
-def sweep_contexts(cache: Path) -> None:
-    """Clear what killed builds left unpacked below the root's cache directory."""
-    LayerStore(_contexts(cache)).clean()
-
-
-def _contexts(cache: Path) -> Path:
-    return cache / "contexts"

@@ -68,7 +68,7 @@ def build_image(
     with (
         reporting(keywords["progress"]) as report,
         FileDigests(cache / "digests.db") as digests,
-        open_context(context, cache=cache, digests=digests) as opened,
+        open_context(context, layers=store.layers, digests=digests) as opened,
     ):
         if isinstance(source, Dockerfile):
             dockerfile, files = source, opened.source()

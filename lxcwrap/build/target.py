@@ -140,7 +140,7 @@ class Target:
 
     def finish(self) -> None:
         self._leave()
-        for path, looks in reversed(self._unfinished):
+        for path, looks in self._unfinished:  # of several for one directory the last counts
             with naming("image", path), opened(open_in_root(self.fd, path, DIRECTORY)) as fd:
                 looks.give(fd)
         self._unfinished.clear()

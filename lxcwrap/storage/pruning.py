@@ -13,7 +13,6 @@ from typing import NamedTuple
 from ..drivers import seccomp
 from ..results import Pruned
 from .images import ImageStore
-from .layers import LayerStore
 from .root import RootDir
 from .state import State
 from .usage import Meter
@@ -37,7 +36,6 @@ def prune(
     if keep_bytes is not None or older_than_s is not None:
         steps = prune_build_cache(store, keep_bytes=keep_bytes, older_than_s=older_than_s)
     images = store.prune(all=all_images)
-    LayerStore(store.root.cache / "contexts").sweep()  # what killed builds have unpacked
     prune_programs(store.root, store.state)
     store.root.empty_trash()
     return Pruned(images=tuple(images), build_steps=steps, freed=max(0, before - Meter(path).take(path)))

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lxcwrap.build.context import open_context, sweep_contexts
+from lxcwrap.build.context import open_context
 from lxcwrap.build.filedigests import FileDigests
 from lxcwrap.build.placement import Placement
 from lxcwrap.build.selecting import select
 from lxcwrap.errors import DockerfileError, FormatError, InvalidSpecError, PathNotFoundError
+from lxcwrap.storage.layers import LayerStore
 
 from .copytree import Copying, make
 
@@ -27,6 +28,11 @@ def copying(tmp_path: Path) -> Copying:
 @pytest.fixture
 def digests(tmp_path: Path) -> FileDigests:
     return FileDigests(tmp_path / "digests.db")
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> LayerStore:
+    return LayerStore(tmp_path / "layers")
 
 
 def tar(*names: str, kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -43,7 +49,7 @@ def tar(*names: str, kind: bytes = tarfile.REGTYPE) -> bytes:
 # --- kinds of contexts --------------------------------------------------------------------------------------
 
 
-def test_a_directory_is_a_context(tmp_path: Path, digests: FileDigests) -> None:
+def test_a_directory_is_a_context(tmp_path: Path, digests: FileDigests, layers: LayerStore) -> None:
     """Its files are read without following links out of it, also those that are ignored."""
     root = make(
         tmp_path / "c",
@@ -53,7 +59,7 @@ def test_a_directory_is_a_context(tmp_path: Path, digests: FileDigests) -> None:
             "out": "->/etc/hostname",
         },
     )
-    with digests, open_context(root, cache=tmp_path, digests=digests) as context:
+    with digests, open_context(root, layers=layers, digests=digests) as context:
         assert context.read("Dockerfile") == b"FROM scratch"
         for name in ("none", "out"):
             with pytest.raises(PathNotFoundError):
@@ -65,7 +71,9 @@ def test_a_directory_is_a_context(tmp_path: Path, digests: FileDigests) -> None:
 
 
 @pytest.mark.parametrize("as_file", [True, False])
-def test_an_archive_is_a_context(tmp_path: Path, digests: FileDigests, as_file: bool) -> None:
+def test_an_archive_is_a_context(
+    tmp_path: Path, digests: FileDigests, as_file: bool, layers: LayerStore
+) -> None:
     """By path or as a binary file, also a pipe; nothing of it is left. Names like ``.wh.x`` are ordinary."""
     data = gzip.compress(tar("Dockerfile", "src/a", ".wh.x"))
     path = tmp_path / "context.tar.gz"
@@ -76,15 +84,15 @@ def test_an_archive_is_a_context(tmp_path: Path, digests: FileDigests, as_file: 
         os.write(writer, data)
         os.close(writer)
         given = os.fdopen(reader, "rb")
-    with digests, open_context(given, cache=tmp_path, digests=digests) as context:
+    with digests, open_context(given, layers=layers, digests=digests) as context:
         assert context.read("src/a") == b"src/a"
         assert context.read(".wh.x") == b".wh.x"
     if not isinstance(given, Path):
         given.close()
-    assert not list((tmp_path / "contexts").iterdir())
+    assert not list((tmp_path / "layers").iterdir())
 
 
-def test_what_is_no_context_is_refused(tmp_path: Path, digests: FileDigests) -> None:
+def test_what_is_no_context_is_refused(tmp_path: Path, digests: FileDigests, layers: LayerStore) -> None:
     """Nothing there, no archive, an archive with devices or that leads out; nothing is left of it."""
     (tmp_path / "text").write_text("no archive")
     (tmp_path / "device.tar").write_bytes(tar("null", kind=tarfile.CHRTYPE))
@@ -94,18 +102,24 @@ def test_what_is_no_context_is_refused(tmp_path: Path, digests: FileDigests) -> 
         ("device.tar", "up.tar"), FormatError
     )
     for name, error in errors.items():
-        with pytest.raises(error), open_context(tmp_path / name, cache=tmp_path, digests=digests):
+        with (
+            pytest.raises(error),
+            open_context(tmp_path / name, layers=layers, digests=digests),
+        ):
             pass
-    assert not list((tmp_path / "contexts").iterdir())
+    assert not list((tmp_path / "layers").iterdir())
 
 
-def test_what_killed_builds_left_is_swept(tmp_path: Path, digests: FileDigests) -> None:
+def test_what_killed_builds_left_is_swept(tmp_path: Path, digests: FileDigests, layers: LayerStore) -> None:
     """A draft without its maker; those in use stay."""
     (tmp_path / "context.tar").write_bytes(tar("a"))
-    with digests, open_context(tmp_path / "context.tar", cache=tmp_path, digests=digests) as context:
-        dead = tmp_path / "contexts/.draft-0123"
+    with (
+        digests,
+        open_context(tmp_path / "context.tar", layers=layers, digests=digests) as context,
+    ):
+        dead = tmp_path / "layers/.draft-0123"
         (dead / "layer").mkdir(parents=True)
-        sweep_contexts(tmp_path)
+        layers.clean()
         assert not dead.exists()
         assert context.read("a") == b"a"
 
@@ -205,13 +219,13 @@ def test_a_dockerfiles_own_ignore_file_comes_first(
     assert taken(copying, "[ab]", dockerfile=dockerfile) == expected
 
 
-def test_a_dockerfile_may_be_elsewhere(copying: Copying, tmp_path: Path) -> None:
+def test_a_dockerfile_may_be_elsewhere(copying: Copying, tmp_path: Path, layers: LayerStore) -> None:
     """Its own ignore file is beside it."""
     make(copying.context, {".dockerignore": "a", "a": "", "b": ""})
     (tmp_path / "Web.dockerignore").write_text("b")
     with (
         FileDigests(tmp_path / "db") as digests,
-        open_context(copying.context, cache=tmp_path, digests=digests) as context,
+        open_context(copying.context, layers=layers, digests=digests) as context,
     ):
         for name, ignored in (("Web", "b"), ("Other", "a")):
             assert context.source(outside=tmp_path / name).ignored.match(ignored)
@@ -226,11 +240,11 @@ def test_a_malformed_ignore_file_is_told(copying: Copying) -> None:
     assert (caught.value.file, caught.value.line) == (".dockerignore", 2)
 
 
-def test_kernel_files_are_no_content(tmp_path: Path, digests: FileDigests) -> None:
+def test_kernel_files_are_no_content(tmp_path: Path, digests: FileDigests, layers: LayerStore) -> None:
     """A context of the whole machine must leave out /proc."""
     with (
         digests,
-        open_context("/proc/self", cache=tmp_path, digests=digests) as context,
+        open_context("/proc/self", layers=layers, digests=digests) as context,
         pytest.raises(InvalidSpecError),
     ):
         list(select(context.source(), Placement(sources=(".",), destination="/")))

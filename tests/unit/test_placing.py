@@ -159,6 +159,19 @@ def test_looks_are_kept(copying: Copying) -> None:
         assert (target / name).lstat().st_mtime == 1000 or name == "a/b", name
 
 
+def test_of_several_sources_the_last_decides(copying: Copying) -> None:
+    """How a directory looks that is in each of them."""
+    make(copying.context, {"one/s/f": "1", "two/s/f": "2", "two/s/g": "2"})
+    (copying.context / "one/s").chmod(0o700)
+    (copying.context / "two/s").chmod(0o711)
+    found = copying.copy("one", "two", to="/d/")
+    assert (found["d/s/f"], found["d/s/g"]) == ("2", "2")
+    assert stat.S_IMODE((copying.target / "d/s").stat().st_mode) == 0o711
+    assert (copying.target / "d/s").stat().st_mtime == 1000
+    copying.copy("two", "one", to="/e/", chmod="u=rwx,go=")
+    assert stat.S_IMODE((copying.target / "e").stat().st_mode) == 0o700
+
+
 def test_attributes_are_kept(copying: Copying) -> None:
     """Those that a layer keeps, of files and directories."""
     make(copying.context, {"src/dir/file": ""})
