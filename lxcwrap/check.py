@@ -6,6 +6,7 @@ import html
 import os
 import platform
 import shutil
+import sqlite3
 import stat
 import struct
 import sys
@@ -20,7 +21,8 @@ from attrs import frozen
 from .drivers.cgroups import CgroupHost
 from .drivers.probes import ProbeFailed, probe
 from .specs import StrPath
-from .storage.root import DEFAULT_ROOT
+from .storage.audit import audit
+from .storage.root import DEFAULT_ROOT, RootDir
 
 _PACKAGE = Path(__file__).parent
 _BUSYBOX = Path("/bin/busybox")
@@ -98,6 +100,7 @@ def check(root: StrPath | None = None) -> Report:
         _seccomp,
         _terminals,
         lambda: _root_directory(path),
+        lambda: _images(path),
         lambda: _disk(path),
         _newuidmap,
         _busybox,
@@ -289,6 +292,36 @@ def _filesystem(path: Path) -> str:
         if path.is_relative_to(mount_point) and len(mount_point) >= len(best[0]):
             best = (mount_point, source.split()[0])
     return best[1]
+
+
+def _images(root: Path) -> Item:
+    try:
+        found = audit(RootDir(root))
+    except (OSError, sqlite3.Error) as error:
+        remedy = "run as root, with the lxcwrap that wrote it, or a newer one"
+        return Item("images", Status.DEGRADED, f"the records cannot be read: {error}", remedy)
+    if found is None:
+        return Item("images", Status.OK, "none yet")
+    detail = f"{found.images} stored"
+    if found.damaged:
+        name, reason = next(iter(found.damaged.items()))
+        is_image = name.startswith("sha256:")
+        return Item(
+            "images",
+            Status.MISSING if is_image else Status.DEGRADED,
+            f"{detail}, {len(found.damaged)} damaged: {name[:19]}: {reason}",
+            f"host.images.remove({name!r}), and bring it in again"
+            if is_image
+            else "host.prune(build_cache_keep=0)",
+        )
+    if found.garbage or found.index_differs:
+        what = (
+            f"{found.garbage} blobs or layers that nothing needs"
+            if found.garbage
+            else "index.json is not theirs"
+        )
+        return Item("images", Status.DEGRADED, f"{detail}; {what}", "host.images.prune()")
+    return Item("images", Status.OK, f"{detail}, nothing missing")
 
 
 # --- what some features need ---

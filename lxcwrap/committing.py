@@ -18,7 +18,7 @@ from .oci import History, Reference
 from .results import Change
 from .specs import State
 from .storage import commit as storage
-from .storage.inflate import Compression
+from .storage.packing import parse_compression
 from .storage.upperdiff import changes
 from .supervisor.client import Conversation
 from .supervisor.plan import mount_points
@@ -30,27 +30,26 @@ def commit(
     machinery: Machinery,
     container_id: str,
     wanted: ImageChanges,
-    *,
-    message: str,
-    author: str,
-    compression: Compression,
+    by: History,
+    compression: str,
     pause: bool,
     references: Sequence[Reference],
 ) -> str:
-    """The id of the new image. See `Container.commit`."""
+    """The id of the new image; `by` is signed and commented already. See `Container.commit`."""
     record, spec = lifecycle.row(machinery, container_id), lifecycle.spec_of(machinery, container_id)
     config = changed(machinery.image_store.config(spec.image_id), wanted)
+    kind = parse_compression(compression)
     with _at_rest(machinery, container_id, spec.name, pause=pause):
         try:
             return storage.commit(
                 machinery.image_store,
                 spec.image_id,
                 machinery.bundle(container_id) / "upper",
-                config=evolve(config, author=author or config.author),
-                history=History(created_by=shlex.join(spec.argv), author=author, comment=message),
+                config=evolve(config, author=by.author or config.author),
+                history=evolve(by, created_by=shlex.join(spec.argv)),
                 ids=machinery.idmap(record["slot"]),
                 mount_points=_mount_points(machinery, container_id),
-                compression=compression,
+                compression=kind,
                 references=references,
             )
         except (FileNotFoundError, FormatError):

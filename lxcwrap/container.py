@@ -16,11 +16,11 @@ from .execution import Popen, Stream
 from .files import ContainerPath, Root
 from .image import Image, tag_reference
 from .imagechanges import ImageChanges
+from .imageconfig import History
 from .machinery import Machinery
 from .results import Change, Completed, LogLine, Process, Stats
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
-from .storage.packing import parse_compression
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,12 +84,7 @@ class Container:
     @property
     def oom_killed(self) -> bool:
         """Whether the kernel killed one of its processes for want of memory, in its last run or until now."""
-        run = self._look()
-        return (
-            self._machinery.cgroups.oom_kills(self._id) > 0
-            if run.state.is_alive
-            else bool(run.exit.get("oom_killed"))
-        )
+        return lifecycle.was_oom_killed(self._machinery, self._id)
 
     @property
     def error(self) -> str | None:
@@ -298,21 +293,13 @@ class Container:
     ) -> Image:
         """Make an image of its own, with what it has written as one more layer; volumes are not part of it.
 
-        reference: a name for it. message, author: for its history. compression: of the layer. pause: hold a
-        running container still meanwhile; without that, files that are being written raise FormatError.
-        changes: how containers of the new image start, where that is to differ: see `ImageChanges`.
-        SOURCE_DATE_EPOCH makes it reproducible. Nothing was written: the image has the same layers.
+        reference: a name for it. message, author: for its history. pause: hold a running container still
+        meanwhile; else what is written meanwhile raises FormatError. changes: how its containers start, where
+        that is to differ: see `ImageChanges`. SOURCE_DATE_EPOCH makes it reproducible.
         """
-        image_id = committing.commit(
-            self._machinery,
-            self._id,
-            changes,
-            message=message,
-            author=author,
-            compression=parse_compression(compression),
-            pause=pause,
-            references=[tag_reference(reference)] if reference else [],
-        )
+        references = [tag_reference(reference)] if reference else []
+        by = History(author=author, comment=message)
+        image_id = committing.commit(self._machinery, self._id, changes, by, compression, pause, references)
         return Image(self._machinery, image_id)
 
     @contextmanager
@@ -379,8 +366,8 @@ class Container:
         from .stats import processes
 
         self._require("list the processes of", State.RUNNING, State.PAUSED)
-        slot = lifecycle.row(self._machinery, self._id)["slot"]
-        return processes(self._machinery.cgroups, self._id, self._machinery.idmap(slot))
+        idmap = self._machinery.idmap(lifecycle.row(self._machinery, self._id)["slot"])
+        return processes(self._machinery.cgroups, self._id, idmap)
 
     # --- as a value ---
 

@@ -80,6 +80,13 @@ def look(machinery: Machinery, container_id: str) -> Run:
     return Run(State.CREATING if phase in ("creating", "building") else State.CREATED, {}, {})
 
 
+def was_oom_killed(machinery: Machinery, container_id: str) -> bool:
+    run = look(machinery, container_id)
+    if run.state.is_alive:
+        return machinery.cgroups.oom_kills(container_id) > 0
+    return bool(run.exit.get("oom_killed"))
+
+
 def begin(
     machinery: Machinery,
     container_id: str,

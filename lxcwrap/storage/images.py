@@ -267,7 +267,7 @@ class ImageStore:
             removed = [row[0] for row in connection.execute(unused)]
             connection.executemany("DELETE FROM images WHERE id = ?", [(image_id,) for image_id in removed])
             self._mark.touch(mode=0o600)
-        self._sweep_if_marked()
+        self.clean()
         self.layers.sweep()
         return removed
 
