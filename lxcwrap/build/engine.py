@@ -95,7 +95,9 @@ def _carry_out(stages: Stages, target: given.Stage) -> StageBuild:
     built = stages[target.index]
     left = [stage for stage in stages if not stage.complete(run=False)]
     stages.scopes.check_used(stages.triggers)
-    if left:
+    if len(left) == 1:
+        left[0].complete(run=True)
+    elif left:
         stop = Stop(stages.shop.cancelled.set)
         tasks = [partial(stage.complete, run=True) for stage in left]
         try:
