@@ -1,8 +1,4 @@
-"""What long work tells of itself: typed events, for pull, push, build and load.
-
-An operation sends events to a callable, from whichever of its threads, one at a time. What the callable
-raises ends the operation, which then leaves nothing behind.
-"""
+"""The events, and what users give to be told of them."""
 
 from __future__ import annotations
 

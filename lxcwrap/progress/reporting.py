@@ -8,19 +8,38 @@ from contextlib import contextmanager
 
 from ..oci import Descriptor
 from .events import Operation, Phase, Progress, ProgressEvent, Report, TransferProgress
+from .views import find_view
 
 
 @contextmanager
 def reporting(progress: Progress) -> Iterator[Report]:
-    """The function to report events to within the block, one at a time, from any thread."""
+    """The function to report events to within the block, one at a time, from any thread.
+
+    A bar is shown once the block has taken half a second: in a notebook, or if stderr is a terminal.
+    """
+    if callable(progress):
+        yield _one_at_a_time(progress)
+    elif progress is False or (view := find_view()) is None:
+        yield _ignore
+    else:
+        from .display import Display
+
+        with Display(view) as display:
+            yield display.report
+
+
+def _one_at_a_time(progress: Report) -> Report:
     lock = threading.Lock()
 
     def report(event: ProgressEvent) -> None:
-        if callable(progress):
-            with lock:
-                progress(event)
+        with lock:
+            progress(event)
 
-    yield report
+    return report
+
+
+def _ignore(event: ProgressEvent) -> None:
+    pass
 
 
 def tell_transfers(report: Report, operation: Operation) -> Callable[[Descriptor, Phase, int], None]:
