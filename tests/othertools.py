@@ -33,10 +33,9 @@ class OtherTools:
         self._storage += ["--storage-driver", "vfs"]
         self._policy = ["--policy", str(policy)]
 
-    def skopeo_copy(self, source: str, destination: str) -> None:
-        self._run(
-            "skopeo", *self._policy, "--tmpdir", self._environ["TMPDIR"], "copy", "-q", source, destination
-        )
+    def skopeo_copy(self, source: str, destination: str, *options: str) -> None:
+        tmp = self._environ["TMPDIR"]
+        self._run("skopeo", *self._policy, "--tmpdir", tmp, "copy", "-q", *options, source, destination)
 
     def umoci(self, *argv: str | Path) -> str:
         return self._run("umoci", *argv)

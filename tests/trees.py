@@ -78,8 +78,10 @@ class _Layer:
             self.add(name, mode=mode, kind=tarfile.DIRTYPE)
 
     def done(self) -> bytes:
+        """Without the zeros that fill the last record: skopeo loses them when it writes zstd:chunked."""
+        size = self._tar.offset + 2 * tarfile.BLOCKSIZE
         self._tar.close()
-        return self._stream.getvalue()
+        return self._stream.getvalue()[:size]
 
 
 def _base() -> bytes:

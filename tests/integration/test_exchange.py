@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +84,20 @@ def test_skopeo(rich: Image, tools: OtherTools, space: Path, elsewhere: Host, fo
     assert_same(arrived, rich, converted=(form == "docker") != (theirs == "docker"))
 
 
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "zstd:chunked"])
+def test_layers_as_skopeo_compresses_them(
+    rich: Image, tools: OtherTools, space: Path, elsewhere: Host, compression: str
+) -> None:
+    """Come in as they are, and go on to podman as they are."""
+    source = f"{saved(rich, space, 'oci-dir')}:{RICH}"
+    tools.skopeo_copy(source, f"oci:{space / 'copy'}:{RICH}", "--dest-compress-format", compression)
+    (arrived,) = elsewhere.images.load(space / "copy")
+    assert_same(arrived, rich)
+    arrived.save(space / "again")
+    tools.podman("load", "-q", "-i", space / "again")
+    assert facts_of(Path(tools.podman("image", "mount", RICH))) == tree(rich)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_podman_reads(rich: Image, tools: OtherTools, space: Path, form: str) -> None:
     """The same image, to the last attribute; from an archive with its name."""
@@ -150,6 +167,34 @@ def test_what_buildah_builds_upon_ours_runs(
     assert built.tags == ("built:1",)
     done = elsewhere.containers.run(built, check=False)
     assert done.stdout == "built\n" and "/etc/passwd" in done.stderr
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_process_killed_while_saving_leaves_no_part(
+    fresh_root: Path, rich: Image, space: Path, form: str
+) -> None:
+    """At whatever moment: under its name there is all of it, or nothing."""
+    rich.save(space / "whole", format=form)  # type: ignore[arg-type]
+    whole, target = facts_of(space / "whole"), space / "killed"
+    program = f"""
+import sys
+from lxcwrap import Host
+with Host({str(fresh_root)!r}) as host:
+    print("go", flush=True)
+    host.images.save("rich:1", {str(target)!r}, format={form!r})
+    print("done", flush=True)"""
+    for delay in range(10):
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        assert process.stdout and process.stdout.readline() == "go\n"
+        time.sleep(delay * 0.005)
+        process.kill()
+        output, _ = process.communicate()
+        if target.exists():
+            assert [facts[3] for facts in facts_of(target).values()] == [facts[3] for facts in whole.values()]
+        else:
+            assert not output
+        shutil.rmtree(target, ignore_errors=True)
+        target.unlink(missing_ok=True)
 
 
 def test_umoci(rich: Image, tools: OtherTools, space: Path, elsewhere: Host) -> None:
