@@ -19,12 +19,8 @@ from tests.unit.fakelayers import contents, image_host
 
 NAMES = ("a:1", "a:2", "example.org:5000/b/c:x", "localhost/d__e:latest", "docker.io/f/g:1.0-rc_1")
 LAYERS = st.lists(tar_trees().map(lambda members: archive(*members)), min_size=1, max_size=4)
-ENVIRONMENTS = st.lists(
-    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
-)
-OPTIONS = st.fixed_dictionaries({"format": st.sampled_from(["docker", "oci"])}) | st.just(
-    {"format": "oci-dir"}
-)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=9)
+FORMATS = st.sampled_from(["docker", "oci", "oci-dir"])
 numbers = itertools.count()
 
 
