@@ -34,7 +34,7 @@ def audit(root: RootDir) -> Findings | None:
 
     Blobs of layers are not read: that they have their size is all that is looked at.
     """
-    if not root.state_db.exists():
+    if not root.state_db.exists() or not root.state_db.stat().st_size:
         return None
     blobs = BlobStore(root.images)
     with (

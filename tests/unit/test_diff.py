@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lxcwrap.ids import IdMap
 from lxcwrap.storage.upperdiff import changes
 from tests.fakeroot import snapshot
 
@@ -146,3 +147,12 @@ def test_a_deep_tree_is_told(tmp_path: Path) -> None:
     os.close(fd)
     assert len(changes(tmp_path / "upper", [])) == 1200
     subprocess.run(["rm", "-r", tmp_path / "upper"], check=True)  # pytest could not
+
+
+def test_an_owner_that_was_changed_is_more_than_a_mount_point(tmp_path: Path) -> None:
+    """A directory on the way to one counts, if it belongs to another now. Ids in the upper are shifted."""
+    upper, lower = layer(tmp_path / "upper", {"a/b/mounted": None}), layer(tmp_path / "lower", {"a/b": None})
+    points = ("/", "/a", "/a/b", "/a/b/mounted")
+    assert changes(upper, [lower], ignore=points) == ()
+    shifted = changes(upper, [lower], ids=IdMap(1 << 30), ignore=points)
+    assert [change.path for change in shifted] == ["/a", "/a/b"]
