@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Final
 
-from . import globs
+from . import shellpatterns
 
 MAX_LENGTH: Final = 1 << 20
 """How many characters variables may bring into one text."""
@@ -240,7 +240,7 @@ class Lexer:
         longest = self._peek() == operator
         self._position += longest
         segments = self._pattern(self._word("}", start, keep_escapes=True), value, start)
-        trim = globs.without_prefix if operator == "#" else globs.without_suffix
+        trim = shellpatterns.without_prefix if operator == "#" else shellpatterns.without_suffix
         return trim(value, segments, longest=longest)
 
     def _replaced(self, value: str, start: int) -> str:
@@ -250,16 +250,16 @@ class Lexer:
         text = self._word("}", start, keep_escapes=True)
         segments = self._pattern(pattern, value, start)
         try:
-            return globs.replaced(value, segments, text, every=every, max_length=MAX_LENGTH)
+            return shellpatterns.replaced(value, segments, text, every=every, max_length=MAX_LENGTH)
         except ValueError as error:
             raise self._error(str(error), start) from None
 
-    def _pattern(self, pattern: str, value: str, start: int) -> globs.Segments:
+    def _pattern(self, pattern: str, value: str, start: int) -> shellpatterns.Segments:
         self._work += (len(value) + 1) * (len(pattern) + 1)
         if self._work > _MAX_WORK:
             raise self._error("these patterns and values are too long to compare", start)
         try:
             # Not yet known variables may stand in it.
-            return globs.parse("" if self._keep_variables else pattern)
+            return shellpatterns.parse("" if self._keep_variables else pattern)
         except ValueError as error:
             raise self._error(str(error), start) from None
