@@ -32,9 +32,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _parse(data: bytes, what: str) -> object:
-    if len(data) > MAX_DOCUMENT:
-        raise FormatError(what, f"larger than {MAX_DOCUMENT} bytes")
+def _parse(data: bytes, what: str, limit: int = MAX_DOCUMENT) -> object:
+    if len(data) > limit:
+        raise FormatError(what, f"larger than {limit} bytes")
     try:
         return json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -51,9 +51,9 @@ class JsonObject:
         self.what = what
 
     @classmethod
-    def parse(cls, data: bytes, what: str) -> JsonObject:
-        """Raises FormatError: too large, not JSON, or not an object."""
-        return cls(_parse(data, what), what)
+    def parse(cls, data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> JsonObject:
+        """Raises FormatError: longer than `limit` bytes, not JSON, or not an object."""
+        return cls(_parse(data, what, limit), what)
 
     @classmethod
     def parse_list(cls, data: bytes, what: str) -> tuple[JsonObject, ...]:

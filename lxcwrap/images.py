@@ -175,6 +175,37 @@ class Images:
         file = Path(source) if isinstance(source, str | os.PathLike) else source
         return Image(self._host, import_rootfs(self._store, file, config, references))
 
+    def download(
+        self,
+        distribution: str,
+        *,
+        release: str,
+        architecture: str | None = None,
+        variant: str = "default",
+        server: str | None = None,
+        tag: str | None = None,
+        progress: Progress = None,
+    ) -> Image:
+        """
+        Make an image of the newest root file system that an image server of LXC has of a distribution:
+        ``download("alpine", release="3.20")`` is tagged ``alpine:3.20``, or as `tag` says.
+
+        server: its address; default: LXCWRAP_IMAGE_SERVER, else https://images.linuxcontainers.org. What it
+        tells of the image becomes labels: ``image.serial``. Use `init="system"` to boot one that has an init.
+
+        Raises InvalidSpecError: it has none such; the message names what it has. RegistryError: not reached.
+        FormatError, DigestMismatchError: malformed, hostile, damaged. Nothing is kept then.
+        """
+        from .formats.simplestreams import Wanted
+        from .registry.imageserver import download
+
+        platform = Platform.parse(architecture) if architecture else Platform.host()
+        reference = tag_reference(tag or f"{distribution}:{release}")
+        wanted = Wanted(distribution, release, platform, variant)
+        with reporting(progress) as report:
+            image_id = download(self._store, wanted, server=server, references=[reference], report=report)
+        return Image(self._host, image_id)
+
     def bootstrap(
         self,
         name: str,

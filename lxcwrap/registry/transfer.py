@@ -25,8 +25,11 @@ _SMALL: Final = 1 << 20
 class Download:
     """One blob from one endpoint, from `position` on: where to go on elsewhere, if this one fails."""
 
-    def __init__(self, session: Session, digest: Digest, size: int | None, position: int = 0) -> None:
+    def __init__(
+        self, session: Session, digest: Digest, size: int | None, position: int = 0, path: str = ""
+    ) -> None:
         self.position = position
+        self._url = session.url(path or f"blobs/{digest}")
         self._session = session
         self._digest = digest
         self._size = size
@@ -43,9 +46,10 @@ class Download:
 
     def _rest(self) -> Iterator[bytes]:
         headers = {"Range": f"bytes={self.position}-"} if self.position else {}
-        url = self._session.url(f"blobs/{self._digest}")
         expected = (200, 206, 404, 416)
-        with self._session.send(self._operation, "GET", url, headers=headers, expected=expected) as response:
+        with self._session.send(
+            self._operation, "GET", self._url, headers=headers, expected=expected
+        ) as response:
             skip = self._begins_before(response)
             for chunk in response.chunks():
                 fresh = chunk[skip:]
