@@ -34,6 +34,17 @@ def tar(members: Mapping[str, bytes], *, links: Mapping[str, str] | None = None)
     return stream.getvalue()
 
 
+def extended(archive: bytes, members: Mapping[str, bytes]) -> bytes:
+    """A plain tar with more files at its end."""
+    stream = io.BytesIO(archive)
+    with tarfile.open(fileobj=stream, mode="a") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
 def compressed(data: bytes, compression: str) -> bytes:
     match compression:
         case "gzip":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,13 @@ import pytest
 from lxcwrap import Container, Host, Limits, State
 from lxcwrap.errors import InvalidSpecError, StartError
 from lxcwrap.formats.busybox import build_rootfs
+from tests.archives import extended
 from tests.polling import eventually
 
 _APPLETS = (
     "sbin/init bin/echo bin/httpd bin/sh bin/cat bin/sleep bin/mount sbin/reboot sbin/poweroff bin/mkdir"
 )
-_INITTAB = """
+_INITTAB = b"""
 ::sysinit:/bin/echo booted
 ::respawn:/bin/httpd -f -p 80
 ::shutdown:/bin/echo going down
@@ -31,13 +31,8 @@ def busybox(shared_root: Path) -> Iterator[str]:
     """An image with busybox' init and a table of what it runs."""
     with Host(shared_root) as host:
         program = (host.images.resolve("busybox").files / "bin/busybox").read_bytes()
-        data = io.BytesIO(build_rootfs(program, _APPLETS.split()))
-        with tarfile.open(fileobj=data, mode="a") as tar:
-            member = tarfile.TarInfo("etc/inittab")
-            member.size = len(_INITTAB)
-            tar.addfile(member, io.BytesIO(_INITTAB.encode()))
-        data.seek(0)
-        name = host.images.import_rootfs(data, tag="busybox-system:1").tags[0]
+        rootfs = extended(build_rootfs(program, _APPLETS.split()), {"etc/inittab": _INITTAB})
+        name = host.images.import_rootfs(io.BytesIO(rootfs), tag="busybox-system:1").tags[0]
     yield name
     with Host(shared_root) as host:
         host.images.remove(name)
