@@ -6,14 +6,14 @@ import os
 import secrets
 import selectors
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from .. import inside, lifecycle, making
 from ..drivers import mounts
-from ..errors import CallError
+from ..errors import CallError, ContainerNotFoundError
 from ..execution import DEVNULL, PIPE, Streams
 from ..ids import IdMap
 from ..machinery import Machinery
@@ -95,7 +95,7 @@ class ContainerRunner:
         container_id = secrets.token_hex(32)
         spec = ContainerSpec(
             image_id="",
-            name=f"build-{container_id[:12]}",
+            name=f"build-{container_id}",
             argv=argv,
             env=step.env,
             cwd=step.cwd,
@@ -130,7 +130,8 @@ class ContainerRunner:
         try:
             yield
         except BaseException:
-            lifecycle.kill(self._machinery, container_id)
+            with suppress(ContainerNotFoundError):  # interrupted before it had a record
+                lifecycle.kill(self._machinery, container_id)
             lifecycle.discard(self._machinery, container_id)
             raise
 
