@@ -7,6 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .buildsteps import BuildSteps as BuildSteps
     from .container import Container as Container
     from .containers import Containers as Containers
     from .copying import CopyResult as CopyResult
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "buildsteps": "BuildSteps",
     "container": "Container",
     "containers": "Containers",
     "copying": "CopyResult Skipped",

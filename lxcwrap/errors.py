@@ -331,7 +331,7 @@ class CommandFailedError(ExecError):
 
 @define
 class BuildError(ExecError):
-    """A step of a build failed; nothing of the build was kept.
+    """A step of a build failed: there is no image, and nothing of the step. Those before it stay cached.
 
     step: its number, counted from 1 over all stages. instruction: as written. line: in the Dockerfile, from
     1; None for steps in Python. exit_code: None if no command was run. log: the last of what it wrote.
