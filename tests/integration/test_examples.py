@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lxcwrap import Host
+
 TOP = Path(__file__).parents[2]
 
 
@@ -35,6 +37,20 @@ def test_debian_application(fresh_root: Path, monkeypatch: pytest.MonkeyPatch) -
     output = run_python(TOP / "examples" / "debian_app.py")
     assert "<h1>1 guests</h1><p>Ada &amp; Charles" in output
     assert '"GET / HTTP/1.1" 200' in output
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_packaged_application(fresh_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web application is built, tested by its build, saved, loaded and run, and answers from inside."""
+    monkeypatch.setenv("LXCWRAP_ROOT", str(fresh_root))
+    output = run_python(TOP / "examples" / "package_app" / "package.py")
+    assert "201: /2 leads to https://linuxcontainers.org/" in output
+    assert "<h1>1 links</h1><ul><li>2: https://linuxcontainers.org/</ul>" in output
+    assert "Shutting down" in output
+    with Host(fresh_root) as host:
+        assert len(host.containers) == 0
+        assert [image.tags for image in host.images] == [("debian-gunicorn:bookworm",)]
 
 
 def test_readme(shared_root: Path) -> None:
