@@ -38,7 +38,7 @@ class Settings:
 
     @property
     def working_dir(self) -> str:
-        return self.config.working_dir or "/"
+        return posixpath.normpath("/" + self.config.working_dir.lstrip("/"))
 
     @property
     def variables(self) -> dict[str, str]:
@@ -57,7 +57,7 @@ class Settings:
 
     def path(self, path: str) -> str:
         """`path`, which may be relative to the working directory; it cannot lead out of the root."""
-        return posixpath.normpath(posixpath.join("/", self.working_dir, path)).replace("//", "/")
+        return posixpath.normpath(posixpath.join(self.working_dir, path)).replace("//", "/")
 
 
 def configured(settings: Settings, instruction: given.Instruction) -> Settings:

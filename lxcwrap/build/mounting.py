@@ -68,14 +68,13 @@ class Mounting:
 
     def secret_env(self) -> dict[str, str]:
         """The secrets that are wanted as variables."""
+        asked = (each.asked for each in self._mounts)
+        wanted = [each for each in asked if isinstance(each, mounts.SecretMount) and each.env]
         return {
-            asked.env: content.decode()
-            for asked in self._secrets()
-            if asked.env and (content := self._secret(asked)) is not None
+            each.env: _text(each.id, content)
+            for each in wanted
+            if (content := self._secret(each)) is not None
         }
-
-    def _secrets(self) -> Iterator[mounts.SecretMount]:
-        return (each.asked for each in self._mounts if isinstance(each.asked, mounts.SecretMount))
 
     def _secret(self, asked: mounts.SecretMount) -> bytes | None:
         """Raises InvalidSpecError: it is required and was not given."""
@@ -164,6 +163,16 @@ class Mounting:
             target = os.open(directory, flags)
             stack.callback(os.close, target)
             unpack_tar(TarReader(tar_chunks(read_tree(here))), target)
+
+
+def _text(name: str, secret: bytes) -> str:
+    try:
+        text = secret.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InvalidSpecError(f"the secret {name!r} is no text without NUL: it cannot be in a variable")
+    return text
 
 
 def _tree(asked: mounts.RunMount, tree_of: TreeOf) -> Tree | None:

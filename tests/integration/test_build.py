@@ -192,6 +192,7 @@ def test_a_failed_command_says_all_and_keeps_nothing(build: Building, fresh_host
         ("COPY --chown=nosuch Dockerfile /", None),
         ("COPY --from=busybox /nosuch /", None),
         ("WORKDIR /etc/passwd/x", None),
+        ("USER 99999999999\nWORKDIR /x", None),
         ("USER nosuch\nRUN true", 125),
     ],
 )

@@ -247,3 +247,13 @@ def test_a_required_secret_that_is_missing_fails_the_step(builder: Builder) -> N
     assert isinstance(caught.value.__cause__, InvalidSpecError) and not builder.runner.steps
     builder.build("FROM base\nRUN --mount=type=secret,id=token x\n")
     assert builder.runner.steps[-1].mounts == ()
+
+
+@pytest.mark.parametrize("secret", [b"a\0b", b"\xff"])
+def test_a_secret_that_no_variable_can_hold_fails_the_step(builder: Builder, secret: bytes) -> None:
+    """As a file it is fine."""
+    text = "FROM base\nRUN --mount=type=secret,id=a,{}=/a x\n"
+    with pytest.raises(BuildError):
+        builder.build(text.format("env"), secrets={"a": secret})
+    builder.build(text.format("target"), secrets={"a": secret})
+    assert [mount.content for mount in builder.runner.steps[-1].mounts] == [secret]  # type: ignore[union-attr]
