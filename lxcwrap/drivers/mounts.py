@@ -91,11 +91,11 @@ def detach(target: str) -> None:
 
 
 def new_filesystem(fstype: str, options: Sequence[str], attributes: int) -> int:
-    """A detached mount of a new file system of kernel type `fstype`; options as ``key=value``."""
+    """A detached mount of a new file system of kernel type `fstype`; options as ``key=value`` or ``key``."""
     context = syscall("fsopen", FSOPEN, fstype.encode(), 1)
     try:
         for option in options:
-            _configure(context, option)
+            _configure(context, option) if "=" in option else _flag(context, option)
         return _create(context, attributes)
     finally:
         os.close(context)
