@@ -22,22 +22,26 @@ def make_directory(root: int, path: str, user: str) -> None:
     Raises PathError: something that is no directory is in the way; InvalidSpecError: no such user.
     """
     with ExitStack() as stack:
+
+        def opened(path: str) -> int:
+            fd = open_in_root(root, path, _DIRECTORY)
+            stack.callback(os.close, fd)
+            return fd
+
         parent = root
         names = [name for name in path.split("/") if name]
         for depth, name in enumerate(names, 1):
             so_far = "/".join(names[:depth])
             try:
                 try:
-                    fd = open_in_root(root, so_far, _DIRECTORY)
+                    parent = opened(so_far)
                 except FileNotFoundError:
                     os.mkdir(name, 0o755, dir_fd=parent)
-                    fd = open_in_root(root, so_far, _DIRECTORY)
-                    os.fchown(fd, *_owner(user, root))
-                    os.fchmod(fd, 0o755)  # whatever the umask
+                    parent = opened(so_far)
+                    os.fchown(parent, *_owner(user, root))
+                    os.fchmod(parent, 0o755)  # whatever the umask
             except OSError as error:
                 raise path_error(error.errno or 0, "WORKDIR", f"/{so_far}", error.strerror or "") from None
-            stack.callback(os.close, fd)
-            parent = fd
 
 
 def _owner(user: str, root: int) -> tuple[int, int]:
