@@ -10,7 +10,7 @@ import socket
 from ..drivers import AttachRefused, syscalls
 from ..drivers.liblxc import LxcDriver
 from . import call
-from .executor import be_nobody_elses, follow, standard_streams, tell
+from .executor import be_nobody_elses, follow, read_file, standard_streams, tell
 from .handover import WAITING, close_all, take, unix_socket
 
 
@@ -28,7 +28,7 @@ def stand_by(channel: socket.socket) -> None:
     with os.fdopen(payload_fd, "rb") as file:
         prepared = call.prepare_call(file.read())
     stdio, entry_fds = standard_streams(request["stdio"], fds[:count]), fds[count:]
-    seccomp = _read(request["seccomp"]) if request["seccomp"] else b""
+    seccomp = read_file(request["seccomp"]) if request["seccomp"] else b""
 
     def inside(_: object) -> int:
         for fd in entry_fds:
@@ -48,8 +48,3 @@ def stand_by(channel: socket.socket) -> None:
     os.close(result_fd)
     close_all(tuple(set(stdio)))
     follow(pid, client, None)
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

@@ -116,6 +116,25 @@ def test_a_system_reaches_no_further(host: Host, busybox: str) -> None:
         assert "fork" in done.stderr and system.stats().pids_limit == 20
 
 
+@pytest.mark.parametrize("no_new_privs", [False, True])
+def test_a_system_cannot_change_how_it_is_entered(host: Host, busybox: str, no_new_privs: bool) -> None:
+    """Its root mounts others over our init and filter: exec() is in its cgroups, and filtered, still."""
+    with host.containers.launch(busybox, init="system", no_new_privs=no_new_privs) as system:
+        confinement = ["/bin/cat", "/proc/self/status"]
+        before = system.exec(confinement).stdout
+        for name in ("init", "filter.bpf") if no_new_privs else ("init",):
+            system.exec(["/bin/mount", "--bind", "/bin/busybox", f"/dev/.lxcwrap/{name}"])
+        with system.popen(["/bin/sleep", "9"]) as process:
+            assert process.pid in system._machinery.cgroups.pids(system.id)
+            process.kill()
+        after = system.exec(confinement).stdout
+        for line in ("Seccomp", "CapBnd", "NoNewPrivs"):
+            assert [each for each in before.splitlines() if each.startswith(line)] == [
+                each for each in after.splitlines() if each.startswith(line)
+            ]
+        system.kill()
+
+
 def test_a_system_cannot_make_what_cannot_be_removed(host: Host, busybox: str) -> None:
     """Cgroups as deep as they may be, with names as long: all are gone with the container."""
     with booted(host, busybox) as system:
