@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +29,17 @@ _INITTAB = b"""
 
 
 @pytest.fixture(scope="module")
-def busybox(shared_root: Path) -> Iterator[str]:
-    """An image with busybox' init and a table of what it runs."""
+def rootfs(shared_root: Path) -> bytes:
+    """With busybox' init and a table of what it runs."""
     with Host(shared_root) as host:
         program = (host.images.resolve("busybox").files / "bin/busybox").read_bytes()
-        rootfs = extended(build_rootfs(program, _APPLETS.split()), {"etc/inittab": _INITTAB})
+    return extended(build_rootfs(program, _APPLETS.split()), {"etc/inittab": _INITTAB})
+
+
+@pytest.fixture(scope="module")
+def busybox(shared_root: Path, rootfs: bytes) -> Iterator[str]:
+    """An image of it."""
+    with Host(shared_root) as host:
         name = host.images.import_rootfs(io.BytesIO(rootfs), tag="busybox-system:1").tags[0]
     yield name
     with Host(shared_root) as host:
@@ -160,6 +168,30 @@ def test_a_killed_system_leaves_nothing(host: Host, busybox: str) -> None:
         system.kill()
         assert system.wait(timeout_s=10) == 137
         system.start()
+
+
+_ON_V2 = """
+import os, subprocess, sys
+from lxcwrap import Host
+if os.path.exists("/sys/fs/cgroup/unified"):
+    for words in ("--make-rprivate /", "--bind /sys/fs/cgroup/unified /sys/fs/cgroup"):
+        subprocess.run(["mount", *words.split()], check=True)
+with Host(sys.argv[1]) as host:
+    host.images.import_rootfs(sys.stdin.buffer, tag="system:1")
+    with host.containers.launch("system:1", init="system") as system:
+        next(line for line in system.log_lines(follow=True) if "booted" in line.text)
+        system.exec(sh="mkdir /sys/fs/cgroup/part && echo $$ > /sys/fs/cgroup/part/cgroup.procs")
+        print(host._machinery.cgroups.layout, system.exec(["/bin/cat", "/proc/1/cgroup"]).stdout.split()[-1])
+        system.kill()
+    host.close(stop_server=True)
+"""
+
+
+def test_a_system_boots_on_cgroup_v2(fresh_root: Path, rootfs: bytes) -> None:
+    """And nothing else: a hybrid host can show its unified hierarchy alone, in a mount namespace."""
+    command = ["unshare", "--mount", sys.executable, "-W", "error", "-c", _ON_V2, str(fresh_root)]
+    done = subprocess.run(command, input=rootfs, capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (b"v2 0::/\n", b"")
 
 
 # --- what is refused ------------------------------------------------------------------------------------
