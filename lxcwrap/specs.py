@@ -9,7 +9,7 @@ import signal as _signal
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from attrs import Attribute, asdict, field, frozen
 
@@ -37,6 +37,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([KMGTP]i?)?B?", re.IGNORECASE | re.ASCII)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _CAPABILITY = re.compile(r"[A-Z][A-Z_]+")
+LEAST_DISK = 16 << 20
 
 
 def check_name(name: str, kind: str = "container") -> str:
@@ -132,6 +133,13 @@ def _optional_size(value: int | str | None) -> int | None:
     return None if value is None else parse_size(value)
 
 
+def check_disk_size(size: int) -> int:
+    """`size`, or InvalidSpecError: 16 MiB at least."""
+    if size < LEAST_DISK:
+        raise InvalidSpecError(f"disk size {size}: less than 16MiB cannot hold a file system")
+    return size
+
+
 def _positive(_: object, attribute: Attribute[Any], value: float | None) -> None:
     if value is not None and value <= 0:
         raise InvalidSpecError(f"{attribute.name}={value!r}: must be greater than zero")
@@ -145,6 +153,7 @@ class Limits:
     cpus: processors' worth of time, such as 0.5.  cpu_weight: share of busy ones, 1..10000, normally 100.
     cpuset: processors it may run on, such as ``"0-1,4"``.  pids: number of processes and threads.
     read_bps, write_bps: bytes a second from and to each block device.
+    disk: bytes of what it writes, without volumes; only for one that is made with it, and then it can grow.
     """
 
     memory: int | None = field(default=None, converter=_optional_size, validator=_positive)
@@ -155,8 +164,11 @@ class Limits:
     pids: int | None = field(default=None, validator=_positive)
     read_bps: int | None = field(default=None, converter=_optional_size, validator=_positive)
     write_bps: int | None = field(default=None, converter=_optional_size, validator=_positive)
+    disk: int | None = field(default=None, converter=_optional_size)
 
     def __attrs_post_init__(self) -> None:
+        if self.disk is not None:
+            check_disk_size(self.disk)
         if self.memory is not None and self.memory < 512 * 1024:
             raise InvalidSpecError(f"memory={self.memory}: less than 512KiB cannot hold a process")
         if self.swap is not None and self.memory is None:
@@ -167,6 +179,16 @@ class Limits:
             raise InvalidSpecError(f"cpu_weight={self.cpu_weight}: must be within 1..10000")
         if self.cpuset is not None and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", self.cpuset):
             raise InvalidSpecError(f"cpuset={self.cpuset!r}: write processors as '0-1,4'")
+
+
+class Named(Protocol):
+    """What has a name, such as a `Volume`."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Propagation = Literal["private", "slave"]
 
 
 @frozen(kw_only=True)
@@ -180,20 +202,44 @@ class Mount:
     exec: bool = True
     size: int | None = field(default=None, converter=_optional_size, validator=_positive)
     mode: int = 0o1777
+    subpath: str = ""
+    copy: bool = True
+    propagation: Propagation = "private"
 
     def __attrs_post_init__(self) -> None:
         _check_place("mount target", self.target)
+        if self.subpath:
+            _absolute("/" + self.subpath)
+        if self.propagation not in ("private", "slave"):
+            raise InvalidSpecError(f"propagation={self.propagation!r}: must be 'private' or 'slave'")
 
     @classmethod
-    def bind(cls, source: StrPath, target: StrPath, *, read_only: bool = False, exec: bool = True) -> Mount:
+    def bind(
+        cls,
+        source: StrPath,
+        target: StrPath,
+        *,
+        read_only: bool = False,
+        exec: bool = True,
+        propagation: Propagation = "private",
+    ) -> Mount:
         """A file or directory of the host, at `target`. Files made inside by root belong to the host's root.
 
+        propagation: ``"slave"``: what the host mounts below `source` later is seen inside, too. What is
+        mounted inside is never seen by the host.
         Raises InvalidSpecError when `source` does not exist or `target` is not absolute.
         """
         path = os.path.abspath(os.path.expanduser(os.fspath(source)))
         if not os.path.exists(path):
             raise InvalidSpecError(f"bind source {path!r} does not exist: create it first")
-        return cls(kind="bind", source=path, target=os.fspath(target), read_only=read_only, exec=exec)
+        return cls(
+            kind="bind",
+            source=path,
+            target=os.fspath(target),
+            read_only=read_only,
+            exec=exec,
+            propagation=propagation,
+        )
 
     @classmethod
     def tmpfs(
@@ -203,10 +249,29 @@ class Mount:
         return cls(kind="tmpfs", target=os.fspath(target), size=size, mode=mode, exec=exec)
 
     @classmethod
-    def volume(cls, source: str, target: StrPath, *, read_only: bool = False) -> Mount:
-        """The named volume `source` at `target`."""
+    def volume(
+        cls,
+        source: str | Named,
+        target: StrPath,
+        *,
+        read_only: bool = False,
+        exec: bool = True,
+        subpath: str = "",
+        copy: bool = True,
+    ) -> Mount:
+        """The named volume `source` at `target`; made if there is none. See `Volume`.
+
+        subpath: the directory or file in it that is mounted, instead of all of it; it must be there at the
+        start. copy: let a volume that is empty begin with what the image has at `target`.
+        """
         return cls(
-            kind="volume", source=check_name(source, "volume"), target=os.fspath(target), read_only=read_only
+            kind="volume",
+            source=check_name(source if isinstance(source, str) else source.name, "volume"),
+            target=os.fspath(target),
+            read_only=read_only,
+            exec=exec,
+            subpath=subpath,
+            copy=copy,
         )
 
 

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from ..drivers import loopdisk, mounts, quota
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-LEAST = 16 << 20
 
 
 def missing_tool(directory: str, size: int) -> str | None:

@@ -4,6 +4,7 @@ images(id = config digest) ─< image_layers(position, chain_id, blob)     tags(
 containers(id, name, image_id, slot = index of the id range, spec) >─ images
 sources(digest, repository) >─ images: where registries have an image, or had it
 build_cache(key, chain_id, blob): what build steps made
+volumes(name) ─< volume_uses >─ containers: which volumes a container has
 """
 
 from __future__ import annotations
@@ -87,6 +88,19 @@ MIGRATIONS = (
         PRIMARY KEY (digest, repository, image_id)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX sources_by_image ON sources(image_id);
+    """,
+    """
+    CREATE TABLE volumes (
+        name TEXT PRIMARY KEY,
+        labels TEXT NOT NULL,             -- JSON
+        created_at REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE volume_uses (
+        container_id TEXT NOT NULL REFERENCES containers(id) ON DELETE CASCADE,
+        volume TEXT NOT NULL REFERENCES volumes(name) ON DELETE RESTRICT,
+        PRIMARY KEY (container_id, volume)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX volume_uses_by_volume ON volume_uses(volume);
     """,
 )
 
