@@ -125,8 +125,8 @@ class Stages:
 
     def fail(self, error: BaseException) -> None:
         """Let all stages end. The first one to fail says why."""
-        with self._lock:
-            self.failure = self.failure or error
+        # Without the lock, which an interrupt may have left locked. If two fail at once, either may say why.
+        self.failure = self.failure or error
         self.shop.cancelled.set()
 
     def check(self) -> None:
