@@ -73,6 +73,7 @@ def _locked(
                 if cancelled.wait(_LOOK_S):
                     raise BuildCancelled
             if _is_still(path, fd):
+                os.utime(fd)  # when it was of use, for those who remove what is not
                 return fd
         except BaseException:
             os.close(fd)

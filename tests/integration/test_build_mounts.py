@@ -85,7 +85,7 @@ def test_a_secret_leaves_nothing_behind_after_kill_9(fresh_host: Host, build: Bu
 # --- caches ---------------------------------------------------------------------------------------------
 
 
-def test_a_cache_outlives_builds_and_is_in_no_image(build: Building) -> None:
+def test_a_cache_outlives_builds_and_is_in_no_image(build: Building, fresh_host: Host) -> None:
     """It is known by its id, by default its target."""
     line = "RUN --mount=type=cache,target=/c{0} echo {1} >> /c/list; cat /c/list"
     for number in (1, 2):
@@ -96,8 +96,12 @@ def test_a_cache_outlives_builds_and_is_in_no_image(build: Building) -> None:
     assert build.output == "1\n2\n"
     build(f"FROM busybox\n{line.format(',id=other', 3)}\n")
     assert build.output == "3\n"
+    kept = list(fresh_host.root.glob("cache/mounts/*"))
+    for path in kept:
+        os.utime(path, (0, 0))
     build("FROM busybox\nRUN --mount=type=cache,target=/c,ro ! touch /c/x && cat /c/list\n")
     assert build.output.endswith("1\n2\n")
+    assert sum(path.stat().st_mtime > 0 for path in kept) == 1  # that of the one in use tells when it was
 
 
 def test_a_cache_begins_as_asked(build: Building) -> None:
