@@ -218,6 +218,39 @@ def test_a_v2_mount_beside_v1_is_hybrid(v1: FakeKernel, block: Path) -> None:
     host.close()
 
 
+def test_a_system_divides_its_part_of_the_unified_hierarchy(v1: FakeKernel, block: Path) -> None:
+    """On a hybrid host: bounded above, its own below, entered like the others, and gone at its end."""
+    unified = v1.base / "unified"
+    unified.mkdir()
+    files = dict.fromkeys(("cgroup.procs", "cgroup.threads", "cgroup.subtree_control"), "")
+    kinds = v1.files
+    more = {"cgroup.controllers": "", "cgroup.max.depth": "max\n", "cgroup.max.descendants": "max\n"}
+    v1.files = lambda hierarchy: {**files, **more} if hierarchy == "unified" else kinds(hierarchy)
+    v1.fill(unified)
+    host = CgroupHost(v1.base, block=block)
+    host.prepare(OTHER, {})
+    plain = host.entry_fds(OTHER)
+    host.prepare(ID, {}, owner=os.getuid())
+    entries = host.entry_fds(ID)
+    assert len(entries) == len(plain) + 1 and not (unified / "lxcwrap" / OTHER).exists()
+    assert (unified / "lxcwrap" / ID / "cgroup.max.depth").read_text() == "14\n"
+    assert (unified / "lxcwrap" / ID / "c" / "cgroup.max.depth").read_text() == "max\n"
+    (unified / "lxcwrap" / ID / "c" / "cgroup.procs").write_text("")
+    assert host.remove(ID) and not (unified / "lxcwrap" / ID).exists()
+    for fd in (*plain, *entries):
+        os.close(fd)
+    host.close()
+
+
+def test_a_system_needs_cgroup_v2(v1: FakeKernel, block: Path) -> None:
+    """On a host with nothing but v1 it is refused, and nothing is left."""
+    host = CgroupHost(v1.base, block=block)
+    with pytest.raises(OSError, match="cgroup v2"):
+        host.prepare(ID, {}, owner=os.getuid())
+    assert not host.exists(ID) and not host.leftovers()
+    host.close()
+
+
 def test_pure_v2(v2: FakeKernel, block: Path) -> None:
     """A host with cgroup.controllers at the top is v2."""
     host = CgroupHost(v2.base, block=block)
