@@ -8,7 +8,7 @@ and only that of the target.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 from attrs import evolve
 
@@ -44,7 +44,8 @@ def build(
     """
     stage = _target(dockerfile, target)
     scopes = Scopes(dockerfile, shop.options.build_args, shop.options.platform)
-    shop = evolve(shop, unnoticed_env=scopes.predefined)
+    # Each image is looked for once: a name means the same throughout a build.
+    shop = evolve(shop, unnoticed_env=scopes.predefined, find_image=cache(shop.find_image))
     with shop.store.adding() as addition:
         stages = Stages(shop, dockerfile, scopes, needed(dockerfile, stage), literal=literal)
         built = _carry_out(stages, stage)

@@ -93,6 +93,14 @@ def test_bases_are_asked_for_on_a_platform(builder: Builder, line: str, expected
     assert builder.asked == [("base", expected)]
 
 
+def test_an_image_is_asked_for_once(builder: Builder) -> None:
+    """However many stages begin with it, or copy from it: its name may come to mean another one meanwhile."""
+    builder.build(
+        "FROM base AS a\nRUN x\nFROM base\nRUN --mount=from=base,target=/b --mount=from=a,target=/a y\n"
+    )
+    assert builder.asked == [("base", "linux/amd64")]
+
+
 def test_independent_stages_run_at_the_same_time(builder: Builder) -> None:
     """Each waits for the other here."""
     builder.build("FROM base AS a\nRUN meet\nFROM base\nRUN meet 2\nRUN --mount=from=a,target=/a write f\n")
