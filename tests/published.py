@@ -33,7 +33,7 @@ def publish_image(registry: FakeRegistry, *layers: bytes, tag: str = "1", compre
 
 def for_platform(layout: Layout, architecture: str, *layers: bytes) -> dict[str, object]:
     """Add an image, and say in its descriptor what it is for."""
-    item = layout.image(*layers, config=config_of(layers, architecture=architecture))
+    item = layout.image(*layers, compression="gzip", config=config_of(layers, architecture=architecture))
     return {**item, "platform": {"os": "linux", "architecture": architecture}}
 
 
