@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .errors import SupervisorError as SupervisorError
     from .errors import TimeoutExpired as TimeoutExpired
     from .errors import UnsupportedError as UnsupportedError
+    from .errors import VolumeNotFoundError as VolumeNotFoundError
     from .errors import WrongStateError as WrongStateError
     from .execution import DEVNULL as DEVNULL
     from .execution import PIPE as PIPE
@@ -87,7 +88,7 @@ _HOME = {
         InvalidSpecError KernelError LxcwrapError NameInUseError NotFoundError PathDeniedError PathError
         PathExistsError PathIsDirectoryError PathNotDirectoryError PathNotFoundError RegistryAuthError
         RegistryError StartError StillUsedError SupervisorError TimeoutExpired UnsupportedError
-        WrongStateError
+        VolumeNotFoundError WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
     "files": "ContainerPath ImagePath",

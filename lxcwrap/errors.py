@@ -1,7 +1,8 @@
 """Everything lxcwrap raises.
 
 LxcwrapError                       base of everything we raise
-├── NotFoundError(LookupError)     ImageNotFoundError, ContainerNotFoundError, PathNotFoundError
+├── NotFoundError(LookupError)     ImageNotFoundError, ContainerNotFoundError, VolumeNotFoundError,
+│                                  PathNotFoundError
 ├── InvalidSpecError(ValueError)   refused before anything was touched
 │   └── DockerfileError            with file, line and column
 ├── ConflictError                  NameInUseError, StillUsedError, WrongStateError
@@ -69,6 +70,16 @@ class ContainerNotFoundError(NotFoundError, KeyError):
         if self.candidates:
             return f"{self.container!r} begins more than one container id: {', '.join(self.candidates)}"
         return f"no container {self.container!r}"
+
+
+@define
+class VolumeNotFoundError(NotFoundError, KeyError):
+    """No volume has this name."""
+
+    volume: str
+
+    def __str__(self) -> str:
+        return f"no volume {self.volume!r}"
 
 
 @define

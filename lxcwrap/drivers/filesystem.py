@@ -127,3 +127,20 @@ def _send(reader: int, writer: int, position: int, count: int) -> int:
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
     return os.sendfile(writer, reader, position, count)
+
+
+def rename_new(source: str, target: str) -> None:
+    """Rename; FileExistsError if `target` is there. On Linux rename(2) would replace it."""
+    _renameat2(source, target, 1)
+
+
+def exchange(one: str, other: str) -> None:
+    """Each gets the other's name, at once."""
+    _renameat2(one, other, 2)
+
+
+def _renameat2(source: str, target: str, flags: int) -> None:
+    here = -100  # AT_FDCWD
+    if _libc.renameat2(here, os.fsencode(source), here, os.fsencode(target), flags):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), source, None, target)

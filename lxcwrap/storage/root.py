@@ -49,17 +49,22 @@ class RootDir:
 
     def discard(self, path: Path) -> None:
         """Make `path` disappear at once, then delete it; after a crash `empty_trash` does."""
+        grave = self.bury(path)
+        if grave:
+            self.delete(grave)
+
+    def bury(self, path: Path) -> Path | None:
+        """The first half of `discard`: its grave, if it was there, for `delete`."""
         try:
-            grave = path.rename(self._new_grave())
+            return path.rename(self._new_grave())
         except FileNotFoundError:
-            return
-        self._delete(grave)
+            return None
 
     def empty_trash(self) -> None:
         for grave in self.trash.iterdir():
-            self._delete(grave)
+            self.delete(grave)
 
-    def _delete(self, grave: Path) -> None:
+    def delete(self, grave: Path) -> None:
         """Of any depth, as a container may nest directories beyond every limit of path, stack and
         descriptors: so each is moved up into trash/ before it is emptied. No link is followed. What resists
         stays for next time."""
