@@ -15,7 +15,7 @@ from tests import faults
 from tests.integration.building import Building, read
 
 # Every how many lines one is struck: more go by than in other operations.
-STRIDE = 5 * int(os.environ.get("LXCWRAP_TEST_FAULT_STRIDE", "89"))
+STRIDE = 7 * int(os.environ.get("LXCWRAP_TEST_FAULT_STRIDE", "89"))
 ONE_STAGE = """FROM busybox
 ENV A=1
 WORKDIR /w
