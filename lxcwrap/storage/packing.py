@@ -4,7 +4,7 @@
 
 Compressed content is cut into blocks of one size, so that its bytes depend on nothing but the content: not on
 how many processors there are. gzip's blocks are parts of one deflate stream (RFC 1951: a byte-aligned empty
-block ends each), so that every reader sees an ordinary gzip file.
+block ends each), so that every reader sees an ordinary gzip file; zstd's are frames (RFC 8878, 3).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from .layerwriter import Member, tar_chunks
 _BLOCK: Final = 1 << 20
 _GZIP_LEVEL: Final = 2
 _ZSTD_LEVEL: Final = 3
-_ZSTD_THREADS: Final = 2  # a number, as content compressed without threads has other bytes
 _GZIP_HEADER: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # no name, no time, of no particular system (RFC 1952)
 _LAST_BLOCK: Final = b"\x03\0"
 
@@ -69,7 +68,9 @@ def compressed(chunks: Iterable[bytes], compression: Compression) -> Iterator[by
     """`chunks`, compressed; the same content always gives the same bytes. compression: none, gzip or zstd."""
     if compression is Compression.GZIP:
         return _gzipped(chunks)
-    return _zstd(chunks) if compression is Compression.ZSTD else iter(chunks)
+    if compression is Compression.ZSTD:
+        return _side_by_side(_zstd_frame, _blocks(chunks))
+    return iter(chunks)
 
 
 def _hashed(chunks: Iterable[bytes], update: Callable[[bytes], object]) -> Iterator[bytes]:
@@ -79,22 +80,18 @@ def _hashed(chunks: Iterable[bytes], update: Callable[[bytes], object]) -> Itera
 
 
 def _gzipped(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
     from isal.isal_zlib import crc32
 
     checksum = size = 0
-    threads = os.cpu_count() or 1
-    yield _GZIP_HEADER
-    with ThreadPoolExecutor(threads, thread_name_prefix="lxcwrap-pack") as pool:
-        under_way: deque[Future[bytes]] = deque()
+
+    def counted() -> Iterator[bytes]:
+        nonlocal checksum, size
         for block in _blocks(chunks):
             checksum, size = crc32(block, checksum), size + len(block)
-            under_way.append(pool.submit(_deflated, block))
-            if len(under_way) > 2 * threads:
-                yield under_way.popleft().result()
-        for future in under_way:
-            yield future.result()
+            yield block
+
+    yield _GZIP_HEADER
+    yield from _side_by_side(_deflated, counted())
     yield _LAST_BLOCK + checksum.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little")
 
 
@@ -105,17 +102,29 @@ def _deflated(block: bytes) -> bytes:
     return bytes(compressor.compress(block) + compressor.flush(isal_zlib.Z_SYNC_FLUSH))
 
 
-def _zstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def _zstd_frame(block: bytes) -> bytes:
     from zstandard import ZstdCompressor
 
-    compressor = ZstdCompressor(level=_ZSTD_LEVEL, threads=_ZSTD_THREADS, write_checksum=True).compressobj()
-    for block in _blocks(chunks):
-        yield compressor.compress(block)
-    yield compressor.flush()
+    return ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(block)
+
+
+def _side_by_side(work: Callable[[bytes], bytes], blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """`work` done on each of `blocks`, in their order, by as many threads as there are processors."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads, thread_name_prefix="lxcwrap-pack") as pool:
+        under_way: deque[Future[bytes]] = deque()
+        for block in blocks:
+            under_way.append(pool.submit(work, block))
+            if len(under_way) > 2 * threads:
+                yield under_way.popleft().result()
+        for future in under_way:
+            yield future.result()
 
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same content in pieces of `_BLOCK` bytes, but for the last."""
+    """The same content in pieces of `_BLOCK` bytes, but for the last, which may be empty."""
     parts: list[bytes] = []
     room = _BLOCK
     for chunk in chunks:
@@ -125,5 +134,4 @@ def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
         if chunk:
             parts.append(chunk)
             room -= len(chunk)
-    if parts:
-        yield b"".join(parts)
+    yield b"".join(parts)
