@@ -58,6 +58,11 @@ if TYPE_CHECKING:
     from .imagechanges import ImageChanges as ImageChanges
     from .images import Images as Images
     from .options import ContainerOptions as ContainerOptions
+    from .progress import StepFinished as StepFinished
+    from .progress import StepOutput as StepOutput
+    from .progress import StepStarted as StepStarted
+    from .progress import TransferProgress as TransferProgress
+    from .registry.credentials import Credentials as Credentials
     from .results import Change as Change
     from .results import Completed as Completed
     from .results import DiskUsage as DiskUsage
@@ -97,6 +102,8 @@ _HOME = {
     "imagechanges": "ImageChanges",
     "images": "Images",
     "options": "ContainerOptions",
+    "progress": "StepFinished StepOutput StepStarted TransferProgress",
+    "registry.credentials": "Credentials",
     "results": "Change Completed DiskUsage FileStat ImageUsage LogLine Process Pruned Stats",
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
 }
