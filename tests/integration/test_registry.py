@@ -17,6 +17,7 @@ from lxcwrap import Host, Image, Images
 from lxcwrap.errors import RegistryAuthError
 from lxcwrap.progress import ProgressEvent, TransferProgress
 from lxcwrap.registry.credentials import Credentials
+from lxcwrap.storage.audit import audit
 from tests import faults
 from tests.archives import Layout, config_of, tar
 from tests.published import for_platform
@@ -198,13 +199,15 @@ def test_a_pull_may_be_killed_at_any_line(
     n = 1
     while faults.killed_at(n, pull):
         with Host(fresh_root) as host:
-            for image in host.images:
-                assert image.tags == (name,)
-                assert [path.is_dir() for path in image.lower_dirs] == [True, True]
+            found = audit(host._machinery.root)
+            assert found is None or not found.damaged
+            assert all(image.tags == (name,) for image in host.images)
             image = host.images.pull(name)
             assert (image.lower_dirs[0] / "etc/top").read_text() == "2"
             image.remove()
             host.images.prune()
+            found = audit(host._machinery.root)
+            assert found and not found.garbage and not found.index_differs
             left = contents(host.images._store)
             assert left["blobs"] == left["layers"] == left["images"] == left["cache"] == []
             assert [path.name for path in (fresh_root / "layers").iterdir()] == []
