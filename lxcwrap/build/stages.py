@@ -149,7 +149,6 @@ class StageBuild:
             for number, instruction in enumerate(instructions, first_number)
         )
         self._lock = Lock()
-        self._waiting: Change | None = None
         self.tree = Tree()
         self.settings = Settings(config=ImageConfig(diff_ids=()), args={})
         self.history: tuple[History, ...] = ()
@@ -163,8 +162,8 @@ class StageBuild:
         with self._lock:
             self._stages.check()
             try:
-                while self._pending and self._do(self._pending[0], run):
-                    self._pending.popleft()
+                while self._pending and self._advance(run):
+                    pass
             except _NotYet:
                 return False
             except BaseException as error:
@@ -192,6 +191,16 @@ class StageBuild:
         self.history = (History(created=self.created, created_by="FROM scratch"), *self.history)
 
     # --- steps ----------------------------------------------------------------------------------------------
+
+    def _advance(self, run: bool) -> bool:
+        """Carry out the next step; False, or an error: it is still the next one."""
+        step, done = self._pending.popleft(), False
+        try:
+            done = self._do(step, run)
+        finally:
+            if not done:
+                self._pending.appendleft(step)
+        return done
 
     def _do(self, step: _Step, run: bool) -> bool:
         """Carry out one step; False: it is not in the cache, and not to be run now."""
@@ -278,9 +287,7 @@ class StageBuild:
         self.settings = Settings(config=evolve(config, on_build=()), args={})
         triggers = [parse_trigger(expression, base.at) for expression in config.on_build]
         self._stages.triggers += triggers
-        self._pending.popleft()
         self._pending.extendleft(_Step(step.number, trigger, False) for trigger in reversed(triggers))
-        self._pending.appendleft(step)
 
     def _base(self, base: given.From) -> tuple[Tree, ImageConfig]:
         platform = Platform.parse(base.platform) if base.platform else self._shop.options.platform
