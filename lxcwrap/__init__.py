@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .containers import Containers as Containers
     from .copying import CopyResult as CopyResult
     from .copying import Skipped as Skipped
+    from .errors import AddressInUseError as AddressInUseError
     from .errors import BuildError as BuildError
     from .errors import CallError as CallError
     from .errors import CommandFailedError as CommandFailedError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import DockerfileError as DockerfileError
     from .errors import DriverError as DriverError
     from .errors import ExecError as ExecError
+    from .errors import ExhaustedError as ExhaustedError
     from .errors import FormatError as FormatError
     from .errors import ImageNotFoundError as ImageNotFoundError
     from .errors import InvalidSpecError as InvalidSpecError
@@ -88,12 +90,12 @@ _HOME = {
     "containers": "Containers",
     "copying": "CopyResult Skipped",
     "errors": """
-        BuildError CallError CommandFailedError ConflictError ContainerNotFoundError ContentError
-        DigestMismatchError DockerfileError DriverError ExecError FormatError ImageNotFoundError
-        InvalidSpecError KernelError LxcwrapError NameInUseError NotFoundError PathDeniedError PathError
-        PathExistsError PathIsDirectoryError PathNotDirectoryError PathNotFoundError RegistryAuthError
-        RegistryError StartError StillUsedError SupervisorError TimeoutExpired UnsupportedError
-        VolumeNotFoundError WrongStateError
+        AddressInUseError BuildError CallError CommandFailedError ConflictError ContainerNotFoundError
+        ContentError DigestMismatchError DockerfileError DriverError ExecError ExhaustedError FormatError
+        ImageNotFoundError InvalidSpecError KernelError LxcwrapError NameInUseError NotFoundError
+        PathDeniedError PathError PathExistsError PathIsDirectoryError PathNotDirectoryError PathNotFoundError
+        RegistryAuthError RegistryError StartError StillUsedError SupervisorError TimeoutExpired
+        UnsupportedError VolumeNotFoundError WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
     "files": "ContainerPath ImagePath",

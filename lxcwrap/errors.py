@@ -5,7 +5,8 @@ LxcwrapError                       base of everything we raise
 │                                  PathNotFoundError
 ├── InvalidSpecError(ValueError)   refused before anything was touched
 │   └── DockerfileError            with file, line and column
-├── ConflictError                  NameInUseError, StillUsedError, WrongStateError
+├── ConflictError                  NameInUseError, StillUsedError, WrongStateError, AddressInUseError,
+│                                  ExhaustedError
 ├── DriverError                    StartError, KernelError(OSError), SupervisorError
 │   ├── RegistryError              RegistryAuthError
 │   └── PathError(OSError)         PathExistsError, PathIsDirectoryError, PathNotDirectoryError,
@@ -157,6 +158,28 @@ class WrongStateError(ConflictError):
 
     def __str__(self) -> str:
         return f"cannot {self.operation} {self.container}: it is {self.state}"
+
+
+@define
+class AddressInUseError(ConflictError):
+    """The address or subnet belongs to `user`: a container, or a network or route it overlaps with."""
+
+    address: str
+    user: str
+
+    def __str__(self) -> str:
+        return f"{self.address} is in use by {self.user}: choose another"
+
+
+@define
+class ExhaustedError(ConflictError):
+    """All of `where` is taken: there is no free `what`, an address or a subnet."""
+
+    what: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"no free {self.what} in {self.where}: remove what is not needed, or give a larger one"
 
 
 # --- the machine said no --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 
 from lxcwrap import errors
 from lxcwrap.errors import (
+    AddressInUseError,
     BuildError,
     CallError,
     CommandFailedError,
@@ -20,6 +21,7 @@ from lxcwrap.errors import (
     DigestMismatchError,
     DockerfileError,
     ExecError,
+    ExhaustedError,
     FormatError,
     ImageNotFoundError,
     InvalidSpecError,
@@ -63,6 +65,8 @@ EXAMPLES = [
     NameInUseError("container", "web"),
     StillUsedError("image", "nginx", ["web", "db"]),
     WrongStateError("web", "running", "remove"),
+    AddressInUseError("10.88.1.5", "web"),
+    ExhaustedError("address", "10.88.1.0/24"),
     StartError("web", "no such layer", "lxc 123 ERROR start"),
     KernelError(errno.EPERM, "mount", "/x"),
     PathError(errno.EIO, "web", "/etc/x"),

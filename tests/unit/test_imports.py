@@ -23,6 +23,7 @@ LEVELS = (
     {"imagechanges", "oci"},
     {"drivers"},
     {"storage"},
+    {"net"},
     {"progress"},
     {"formats"},
     {"registry"},

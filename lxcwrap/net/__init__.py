@@ -1,0 +1,1 @@
+"""Subnets and addresses, names, rules of the firewall: decided here. Nothing here touches the machine."""

@@ -1,0 +1,78 @@
+"""Names of containers on a network, for a name server that reads files in the form of hosts(5). Pure.
+
+On network ``front`` the container ``web`` with the alias ``www`` is ``web``, ``web.front``, ``www`` and
+``www.front``; its addresses lead back to ``web.front``. Several containers may share an alias.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address, ip_network
+
+from ..errors import InvalidSpecError
+
+# RFC 1123, and '_', which names of services and of containers may have. The last label is no number, or it
+# would be taken for an address.
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!\d+$){_LABEL}")
+_LONGEST = 253
+
+
+def check_alias(alias: str) -> str:
+    """In lower case, as names are the same in both; InvalidSpecError: it cannot be a name of a host."""
+    name = alias.lower()
+    if not is_host_name(name):
+        raise InvalidSpecError(
+            f"alias {alias!r}: use letters, digits, '-' and '_', 63 at most between dots, no number last"
+        )
+    return name
+
+
+def is_host_name(name: str) -> bool:
+    """Whether a name server can know it: not so of all names that containers may have."""
+    return len(name) <= _LONGEST and _NAME.fullmatch(name.lower()) is not None
+
+
+def hosts_text(addresses: Iterable[str], names: Iterable[str], network: str) -> str:
+    """A file with a line for each address of one container. The first of `names` is its own; those that are
+    no names of hosts are left out."""
+    known = [name.lower() for name in names if is_host_name(name)]
+    domain = network.lower()
+    words = [f"{name}.{domain}" for name in known if is_host_name(f"{name}.{domain}")] + known
+    distinct = " ".join(dict.fromkeys(words))
+    return "".join(f"{ip_address(address)} {distinct}\n" for address in addresses) if words else ""
+
+
+def reverse_name(address: str) -> str:
+    """``2.1.88.10.in-addr.arpa`` for ``10.88.1.2``."""
+    return ip_address(address).reverse_pointer
+
+
+def reverse_zones(subnet: str) -> list[str]:
+    """The domains that hold the reverse names of a subnet, and the least more: cut at bytes of IPv4, at half
+    bytes of IPv6."""
+    network = ip_network(subnet)
+    digit_bits, digits = (8, 4) if network.version == 4 else (4, 32)
+    kept = -(-network.prefixlen // digit_bits)
+    bits = kept * digit_bits
+    return [
+        part[0].reverse_pointer.split(".", digits - kept)[-1] for part in network.subnets(new_prefix=bits)
+    ]
+
+
+# --- of links, on the host ------------------------------------------------------------------------------
+
+
+def bridge_name(network_id: str) -> str:
+    return f"lxb{network_id[:12]}"
+
+
+def veth_name(endpoint_id: str) -> str:
+    """The host's end."""
+    return f"lxv{endpoint_id[:12]}"
+
+
+def detour_name(endpoint_id: str) -> str:
+    """The device that limits what comes from the container (see drivers/traffic.py)."""
+    return f"lxi{endpoint_id[:12]}"
