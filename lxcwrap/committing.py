@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from attrs import evolve
 
@@ -16,8 +17,9 @@ from .imagechanges import ImageChanges, changed
 from .machinery import Machinery
 from .oci import History, Reference
 from .results import Change
-from .specs import State
+from .specs import ContainerSpec, State
 from .storage import commit as storage
+from .storage import disks
 from .storage.packing import parse_compression
 from .storage.upperdiff import changes
 from .supervisor.client import Conversation
@@ -39,12 +41,15 @@ def commit(
     record, spec = lifecycle.row(machinery, container_id), lifecycle.spec_of(machinery, container_id)
     config = changed(machinery.image_store.config(spec.image_id), wanted)
     kind = parse_compression(compression)
-    with _at_rest(machinery, container_id, spec.name, pause=pause):
+    with (
+        _at_rest(machinery, container_id, spec.name, pause=pause),
+        _upper(machinery, container_id, spec) as upper,
+    ):
         try:
             return storage.commit(
                 machinery.image_store,
                 spec.image_id,
-                machinery.bundle(container_id) / "upper",
+                upper,
                 config=evolve(config, author=by.author or config.author),
                 history=evolve(by, created_by=shlex.join(spec.argv)),
                 ids=machinery.idmap(record["slot"]),
@@ -59,13 +64,25 @@ def commit(
 
 def diff(machinery: Machinery, container_id: str) -> tuple[Change, ...]:
     """What it has written, against its image."""
-    record = lifecycle.row(machinery, container_id)
-    return changes(
-        machinery.bundle(container_id) / "upper",
-        machinery.image_store.lower_dirs(record["image_id"]),
-        ids=machinery.idmap(record["slot"]),
-        ignore=_mount_points(machinery, container_id),
-    )
+    record, spec = lifecycle.row(machinery, container_id), lifecycle.spec_of(machinery, container_id)
+    with _upper(machinery, container_id, spec) as upper:
+        return changes(
+            upper,
+            machinery.image_store.lower_dirs(record["image_id"]),
+            ids=machinery.idmap(record["slot"]),
+            ignore=_mount_points(machinery, container_id),
+        )
+
+
+@contextmanager
+def _upper(machinery: Machinery, container_id: str, spec: ContainerSpec) -> Iterator[Path]:
+    """What it has written."""
+    bundle = machinery.bundle(container_id)
+    if spec.limits.disk is None:
+        yield bundle / "upper"
+        return
+    with disks.opened(str(bundle / "disk")) as fd:
+        yield Path(f"/proc/self/fd/{fd}/upper")
 
 
 def _mount_points(machinery: Machinery, container_id: str) -> Collection[str]:

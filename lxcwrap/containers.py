@@ -14,7 +14,9 @@ from .container import Container
 from .errors import (
     ContainerNotFoundError,
     InvalidSpecError,
+    StillUsedError,
     TimeoutExpired,
+    VolumeNotFoundError,
     WrongStateError,
 )
 from .execution import DEVNULL, PIPE, Streams, Transfer, checked, input_bytes
@@ -25,6 +27,7 @@ from .machinery import Machinery
 from .options import ContainerOptions, make_spec
 from .results import Completed
 from .specs import ContainerSpec, State
+from .storage import sized
 from .supervisor.client import Conversation
 from .supervisor.records import Record
 from .systems import as_system
@@ -101,8 +104,8 @@ class Containers:
         Raises ImageNotFoundError, InvalidSpecError, NameInUseError; then nothing was made.
         """
         container_id = secrets.token_hex(32)
-        with self._undone(container_id):
-            spec, _ = self._create(container_id, image, argv, sh, options, auto_remove=auto_remove)
+        with self._undone(container_id) as made:
+            spec, _ = self._create(container_id, made, image, argv, sh, options, auto_remove=auto_remove)
             if not self._machinery.publish(container_id):
                 raise ContainerNotFoundError(spec.name)  # removed by another already
         return Container(self._machinery, container_id)
@@ -122,8 +125,8 @@ class Containers:
         is left.
         """
         container_id = secrets.token_hex(32)
-        with self._undone(container_id):
-            spec, slot = self._create(container_id, image, argv, sh, options, auto_remove=auto_remove)
+        with self._undone(container_id) as made:
+            spec, slot = self._create(container_id, made, image, argv, sh, options, auto_remove=auto_remove)
             lifecycle.run_up(self._machinery, container_id, spec, slot)
             self._machinery.publish(container_id)
         return Container(self._machinery, container_id)
@@ -149,8 +152,8 @@ class Containers:
         if options.get("tty") or options.get("init") == "system":
             raise InvalidSpecError("run() collects output and has no terminal: use launch() for one")
         container_id = secrets.token_hex(32)
-        with self._undone(container_id):
-            spec, slot = self._create(container_id, image, argv, sh, options, auto_remove=True)
+        with self._undone(container_id) as made:
+            spec, slot = self._create(container_id, made, image, argv, sh, options, auto_remove=True)
             with (
                 Streams(DEVNULL if input is None else PIPE, PIPE, PIPE) as streams,
                 lifecycle.begin(self._machinery, container_id, spec, slot, streams) as conversation,
@@ -222,17 +225,23 @@ class Containers:
         return removed
 
     @contextmanager
-    def _undone(self, container_id: str) -> Iterator[None]:
-        """If the block raises, there is no such container."""
+    def _undone(self, container_id: str) -> Iterator[builtins.list[str]]:
+        """If the block raises, there is no such container, and none of the volumes that it adds to the
+        list."""
+        made: builtins.list[str] = []
         try:
-            yield
+            yield made
         except BaseException:
             lifecycle.discard(self._machinery, container_id)
+            for name in made:
+                with suppress(StillUsedError, VolumeNotFoundError):
+                    self._machinery.volume_store.remove(name)
             raise
 
     def _create(
         self,
         container_id: str,
+        made: builtins.list[str],
         image: str | Image,
         argv: Sequence[str] | None,
         sh: str | None,
@@ -240,7 +249,8 @@ class Containers:
         *,
         auto_remove: bool,
     ) -> tuple[ContainerSpec, int | None]:
-        """Its spec and the slot of its id range. Until `Machinery.publish` this process answers for it."""
+        """Its spec and the slot of its id range. Until `Machinery.publish` this process answers for it.
+        `made` gets the names of new volumes."""
         machinery = self._machinery
         found = self._images.resolve(image)
         config, lowers = found.config, machinery.image_store.lower_dirs(found.id)
@@ -250,6 +260,9 @@ class Containers:
         spec = make_spec(
             found.id, config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )
+        if spec.limits.disk is not None:
+            sized.check(machinery.root.containers, spec.limits.disk)
+        made += machinery.volume_store.ensure(spec.volumes)
         slot = making.record(machinery, container_id, spec)
         making.furnish(machinery, container_id, spec, machinery.idmap(slot), lowers)
         return spec, slot

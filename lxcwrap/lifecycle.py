@@ -29,7 +29,9 @@ from .errors import (
 from .execution import Streams
 from .machinery import Machinery
 from .specs import ContainerSpec, Limits, State, spec_from_json, spec_to_json
+from .storage import sized
 from .supervisor.client import Conversation
+from .supervisor.plan import plan_limits
 from .supervisor.records import Record
 
 # How long the clean-up of an ended container may take before we say that something is wrong.
@@ -245,23 +247,29 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
     """Merge `limits` into the container's: in the kernel first, as only the kernel can refuse."""
     if not isinstance(limits, Limits):
         raise TypeError(f"update takes Limits(...), not {limits!r}")
-    changed = _given(limits)
+    changed = {key: value for key, value in asdict(limits).items() if value is not None}
     with machinery.state.transaction() as change:  # two updates at once: one after the other
         spec = spec_of(machinery, container_id)
         merged = evolve(spec.limits, **changed)
-        _apply(machinery, container_id, changed)
+        if limits.disk is not None:
+            _resize_disk(machinery, container_id, spec, limits.disk)
+        _apply(machinery, container_id, plan_limits(limits))
         records = machinery.records(container_id)
-        records.write("plan", {**(records.read("plan") or {}), "limits": _given(merged)})
+        records.write("plan", {**(records.read("plan") or {}), "limits": plan_limits(merged)})
         text = spec_to_json(evolve(spec, limits=merged))
         change.execute("UPDATE containers SET spec = ? WHERE id = ?", (text, container_id))
 
 
-def _given(limits: Limits) -> dict[str, Any]:
-    return {key: value for key, value in asdict(limits).items() if value is not None}
+def _resize_disk(machinery: Machinery, container_id: str, spec: ContainerSpec, size: int) -> None:
+    if spec.limits.disk is None:
+        raise UnsupportedError(
+            f"{spec.name} was made without a limit of its disk", "make it anew with disk="
+        )
+    sized.resize(machinery.bundle(container_id) / "disk", size, f"the disk of {spec.name}")
 
 
 def _apply(machinery: Machinery, container_id: str, limits: dict[str, Any]) -> None:
-    if not look(machinery, container_id).state.is_alive:
+    if not limits or not look(machinery, container_id).state.is_alive:
         return
     try:
         machinery.cgroups.apply_limits(container_id, limits)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .storage.images import ImageStore
 from .storage.layers import LayerStore
 from .storage.root import RootDir
 from .storage.state import State
+from .storage.volumes import VolumeStore
 from .supervisor.client import Supervisor
 from .supervisor.records import Records
 from .supervisor.undertaker import bury, is_settled
@@ -48,6 +50,7 @@ class Machinery:
         self.state = State(self.root.state_db)
         self.layers = LayerStore(self.root.layers)
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
+        self.volume_store = VolumeStore(self.root, self.state)
         self.supervisor = supervisor or Supervisor(self.root.path)
         self.cgroups: Cgroups = cgroups or CgroupHost()
         # Each root directory begins elsewhere in the ids that containers may have, so that two rarely meet.
@@ -75,6 +78,12 @@ class Machinery:
         """As `os.chown`."""
         os.chown(path, user, group)
 
+    def image_tree(self, lowers: Sequence[Path]) -> AbstractContextManager[int]:
+        """A descriptor of the root of an image with these layers, topmost first."""
+        from .storage.merged import merged
+
+        return merged(lowers)
+
     def bundle(self, container_id: str) -> Path:
         return self.root.containers / container_id
 
@@ -100,6 +109,7 @@ class Machinery:
                 self._reclaim(name)
         self.image_store.clean()
         self.layers.clean()
+        self.volume_store.clean()
         self.root.empty_trash()
         self.cgroups.tidy()
 

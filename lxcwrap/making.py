@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +15,10 @@ from .drivers.seccomp import ensure_profile, init_dir
 from .errors import ImageNotFoundError, NameInUseError
 from .ids import IdMap
 from .machinery import Machinery
-from .specs import ContainerSpec, spec_to_json
-from .supervisor.plan import Plan, capabilities, make_plan, uses_own_filter
+from .specs import ContainerSpec, Mount, spec_to_json
+from .storage import disks, sized
+from .storage.volumes import make_nameless
+from .supervisor.plan import Plan, capabilities, make_plan, plan_order, uses_own_filter
 
 _FREE_SLOT = """
     SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM containers WHERE slot = 0) THEN 0 ELSE (
@@ -32,7 +35,7 @@ def record(
 ) -> int | None:
     """The intent: a row that tells the next `Host` what to clear, should we die. The slot of its ids.
 
-    Raises NameInUseError, ImageNotFoundError.
+    Raises NameInUseError, ImageNotFoundError, VolumeNotFoundError.
     """
     with machinery.state.transaction() as change:
         if change.execute("SELECT 1 FROM containers WHERE name = ?", (spec.name,)).fetchone():
@@ -54,6 +57,7 @@ def record(
             change.execute("INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
         except sqlite3.IntegrityError:
             raise ImageNotFoundError(spec.image_id) from None  # removed since we looked
+        machinery.volume_store.use(change, container_id, spec.volumes)
     return slot
 
 
@@ -73,11 +77,14 @@ def furnish(
     bundle.mkdir(mode=0o700)
     machinery.chown(bundle, -1, idmap.base)
     bundle.chmod(0o710)  # its own root must pass through, nobody else
-    for name in ("upper", "work", "rootfs"):
-        directory = bundle / name
-        directory.mkdir(mode=0o755)
-        if name != "rootfs":
+    (bundle / "rootfs").mkdir(mode=0o755)
+    with _disk(bundle, spec) as disk:
+        for name in ("upper", "work"):
+            directory = disk / name
+            directory.mkdir(mode=0o755)
+            directory.chmod(0o755)  # whatever the caller's umask is
             machinery.chown(directory, idmap.base, idmap.base)
+        _fill_volumes(machinery, spec, disk, lowers)
     plan = make_plan(
         spec,
         container_id=container_id,
@@ -90,3 +97,36 @@ def furnish(
     plan = complete(plan)
     machinery.records(container_id).write("plan", plan)
     return plan
+
+
+@contextmanager
+def _disk(bundle: Path, spec: ContainerSpec) -> Iterator[Path]:
+    """Where what it writes is to lie."""
+    if spec.limits.disk is None:
+        yield bundle
+        return
+    disk = bundle / "disk"
+    disk.mkdir(mode=0o700)
+    sized.limit(disk, spec.limits.disk, f"the disk of {spec.name}")
+    with disks.opened(str(disk)) as fd:
+        yield Path(f"/proc/{os.getpid()}/fd/{fd}")
+
+
+def _fill_volumes(machinery: Machinery, spec: ContainerSpec, disk: Path, lowers: Sequence[Path]) -> None:
+    """Nameless volumes, and named ones that are empty, begin with what the image has there."""
+    store = machinery.volume_store
+
+    def is_fresh(mount: Mount) -> bool:
+        return not mount.source or (mount.copy and not mount.subpath and store.is_fresh(mount.source))
+
+    fresh = [mount for mount in plan_order(spec.mounts) if mount.kind == "volume" and is_fresh(mount)]
+    if not fresh:
+        return
+    number = 0
+    with machinery.image_tree(lowers) as root:
+        for mount in fresh:
+            if mount.source:
+                store.fill(mount.source, root, mount.target)
+            else:
+                make_nameless(disk / "volumes" / str(number), root, mount.target)
+                number += 1

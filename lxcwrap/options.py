@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypedDict
 
-from .errors import InvalidSpecError, UnsupportedError
+from attrs import evolve
+
+from .errors import InvalidSpecError
 from .ids import RANGE_SIZE
 from .oci import ImageConfig
 from .specs import (
@@ -34,8 +36,9 @@ class ContainerOptions(TypedDict, total=False):
     env: added to the image's.  user: ``"name"``, ``"uid"`` or ``"user:group"``, looked up in the container.
     groups: further groups.  cwd: absolute.  hostname: default the first 12 digits of the id.
     entrypoint: in place of the image's; an empty list for none.  stop_signal: name or number.
-    mounts: `Mount.bind`, `Mount.tmpfs`; they take the place of volumes the image declares there or below.
-    tmpfs: targets of plain tmpfs mounts.  limits: `Limits`.
+    mounts: `Mount.bind`, `Mount.tmpfs`, `Mount.volume`; they take the place of volumes the image declares
+    there or below.
+    tmpfs: targets of plain tmpfs mounts.  limits: `Limits`.  disk: short for ``Limits(disk=...)``.
     read_only: the root file system cannot be written.  shm_size: of /dev/shm, bytes or text.
     ulimits: `Ulimit`.  sysctls: of the container's own network and IPC.  extra_hosts: name to address.
     labels: added to the image's.  oom_score_adj: -1000..1000.
@@ -58,6 +61,7 @@ class ContainerOptions(TypedDict, total=False):
     mounts: Sequence[Mount]
     tmpfs: Sequence[str]
     limits: Limits
+    disk: int | str
     read_only: bool
     shm_size: int | str
     ulimits: Sequence[Ulimit]
@@ -81,7 +85,7 @@ _KNOWN = frozenset(ContainerOptions.__annotations__)
 # Taken over as they are; the others are translated below.
 _PLAIN = (
     *("read_only", "shm_size", "oom_score_adj", "tty", "init"),
-    *("limits", "log_max_bytes", "log_max_files"),
+    *("log_max_bytes", "log_max_files"),
 )
 _SECURITY = ("privileged", "seccomp", "no_new_privs", "masked_paths")
 _FLAGS = frozenset((*_SECURITY, "read_only", "tty"))
@@ -126,6 +130,7 @@ def make_spec(
         labels={**config.labels, **_texts("labels", options)},
         stop_signal=parse_signal(options.get("stop_signal") or config.stop_signal or "TERM"),
         mounts=_mounts(config, options),
+        limits=_limits(options),
         ulimits=_each("ulimits", options, Ulimit),
         sysctls=_sysctls(options),
         extra_hosts=_extra_hosts(options),
@@ -139,14 +144,20 @@ def _mounts(config: ImageConfig, options: ContainerOptions) -> tuple[Mount, ...]
     """The caller's, and a nameless volume for each path that the image declares and no mount covers."""
     targets = _each("tmpfs", options, str | os.PathLike)
     given = (*_each("mounts", options, Mount), *(Mount.tmpfs(target) for target in targets))
-    for mount in given:
-        if mount.kind == "volume":
-            raise UnsupportedError(
-                f"the volume {mount.source!r}", "named volumes come later; use Mount.bind()"
-            )
     covered = {mount.target for mount in given}
     declared = sorted({posixpath.normpath("/" + path.lstrip("/")) for path in config.volumes})
     return (*given, *(Mount(kind="volume", target=path) for path in declared if not _is_below(path, covered)))
+
+
+def _limits(options: ContainerOptions) -> Limits:
+    limits = options.get("limits", Limits())
+    if not isinstance(limits, Limits):
+        raise TypeError(f"limits= takes Limits(...), not {limits!r}")
+    if "disk" not in options:
+        return limits
+    if limits.disk is not None:
+        raise TypeError("give disk= or limits=Limits(disk=...), not both")
+    return evolve(limits, disk=options["disk"])
 
 
 def _is_below(path: str, directories: Collection[str]) -> bool:
@@ -288,7 +299,7 @@ _ADVICE = {
     "remove": "run() always removes; launch() takes auto_remove=True",
     "shell": "use sh=",
     "timeout": "use timeout_s=",
-    "volumes": "use mounts=[Mount.bind(source, target)]",
+    "volumes": "use mounts=[Mount.volume(name, target)], or Mount.bind(source, target)",
     "working_dir": "use cwd=",
 }
 

@@ -367,6 +367,11 @@ class ContainerSpec:
     log_max_files: int = 3
 
     @property
+    def volumes(self) -> tuple[str, ...]:
+        """The names of the volumes it has."""
+        return tuple(mount.source for mount in self.mounts if mount.kind == "volume" and mount.source)
+
+    @property
     def is_system(self) -> bool:
         """Whether its PID 1 is the image's own init, which boots a system."""
         return self.init == "system"

@@ -12,10 +12,12 @@ that the test gives, and a process of its own. What needs the kernel's help (fil
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .drivers.fake import PROGRAMS, FakeCgroups
@@ -51,6 +53,16 @@ class FakeMachinery(Machinery):
 
     def chown(self, path: Path, user: int, group: int) -> None:
         pass
+
+    @contextmanager
+    def image_tree(self, lowers: Sequence[Path]) -> Iterator[int]:
+        """An empty one, as all images are."""
+        with TemporaryDirectory() as directory:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
 
 
 class _FakeHost(Host):

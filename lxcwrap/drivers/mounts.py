@@ -51,12 +51,19 @@ def clone_tree(path: str, *, recursive: bool = False) -> int:
 
 
 def set_attributes(
-    fd: int, attributes: int, *, userns_fd: int | None = None, recursive: bool = False
+    fd: int,
+    attributes: int,
+    *,
+    userns_fd: int | None = None,
+    propagation: int = 0,
+    recursive: bool = False,
 ) -> None:
-    """Add MOUNT_ATTR_* to the mount `fd`; with `userns_fd` also map ids by that user namespace."""
+    """Add MOUNT_ATTR_* to the mount `fd`; with `userns_fd` also map ids by that user namespace.
+
+    propagation: MS_PRIVATE or MS_SLAVE; 0: as it is."""
     if userns_fd is not None:
         attributes |= IDMAP
-    data = struct.pack("QQQQ", attributes, 0, 0, userns_fd or 0)
+    data = struct.pack("QQQQ", attributes, 0, propagation, userns_fd or 0)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     syscall("mount_setattr", MOUNT_SETATTR, fd, b"", flags, data, len(data))
 

@@ -19,7 +19,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,7 +118,7 @@ class VolumeStore:
                     return path, fd
                 os.close(fd)
 
-    def ensure(self, names: Sequence[str]) -> list[str]:
+    def ensure(self, names: Iterable[str]) -> list[str]:
         """Make those that are not there; which it has made."""
         made = []
         for name in dict.fromkeys(names):
@@ -127,6 +127,15 @@ class VolumeStore:
                     self.create(name)
                     made.append(name)
         return made
+
+    def use(self, change: sqlite3.Connection, container_id: str, names: Iterable[str]) -> None:
+        """Record, within a transaction, which volumes a container has. Raises VolumeNotFoundError."""
+        change.execute("DELETE FROM volume_uses WHERE container_id = ?", (container_id,))
+        for name in set(names):
+            try:
+                change.execute("INSERT INTO volume_uses VALUES (?, ?)", (container_id, name))
+            except sqlite3.IntegrityError:
+                raise VolumeNotFoundError(name) from None
 
     def remove(self, name: str) -> None:
         """Raises StillUsedError, VolumeNotFoundError."""
@@ -250,6 +259,14 @@ class VolumeStore:
             os.chown(data, status.st_uid, status.st_gid)
             shutil.copystat(fill, data)
             shutil.rmtree(fill)
+
+
+def make_nameless(directory: Path, root_fd: int, target: str) -> None:
+    """A new directory, which begins with what the tree `root_fd` has at `target`."""
+    directory.parent.mkdir(mode=0o700, exist_ok=True)
+    if not copy_tree(root_fd, target, str(directory)):
+        directory.mkdir()
+        directory.chmod(0o755)
 
 
 def new_draft(place: str) -> str:

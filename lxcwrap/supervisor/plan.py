@@ -6,15 +6,16 @@ A plan is plain JSON. It lies in the container's directory, so that a start need
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from attrs import asdict, evolve
 
 from ..ids import IdMap
-from ..specs import ContainerSpec, Security
+from ..specs import ContainerSpec, Limits, Mount, Security
 from .argv import init_argv
 
 # What Docker grants by default: enough for package managers and servers, nothing that reaches the host.
@@ -85,25 +86,27 @@ def make_plan(
     at.
     """
     bundle = root / "containers" / container_id
+    disk = bundle / "disk" if spec.limits.disk else bundle
     return {
         "id": container_id,
         "name": spec.name,
         "root": str(root),
         "bundle": str(bundle),
+        "disk": str(disk),
         "lxc_path": str(root / "containers"),
         "idmap": list(idmap),
         "lowers": [str(path) for path in lowers],
         "volatile": spec.auto_remove,
         "read_only": spec.read_only,
         "system": spec.is_system,
-        "mounts": list(_mounts(spec, bundle)),
+        "mounts": plan_mounts(spec, disk, root / "volumes"),
         "files": _files(spec),
         "sysctls": dict(spec.sysctls),
         "config": list(_config(spec, bundle, idmap, init_dir, profile, host)),
         "init": _init(spec),
         "argv": list(spec.argv),
         "env": [f"{key}={value}" for key, value in spec.env.items()],
-        "limits": {key: value for key, value in asdict(spec.limits).items() if value is not None},
+        "limits": plan_limits(spec.limits),
         "devices": _devices(spec.security),
         "log": {"max_bytes": spec.log_max_bytes, "max_files": spec.log_max_files},
         "tty_to_caller": False,
@@ -132,12 +135,27 @@ def _init(spec: ContainerSpec) -> list[str]:
     )
 
 
-def _mounts(spec: ContainerSpec, bundle: Path) -> Iterator[dict[str, Any]]:
-    """Parents before children, so that none hides another. Nameless volumes are directories of the
-    container's."""
-    for number, mount in enumerate(sorted(spec.mounts, key=lambda mount: mount.target.count("/"))):
-        nameless = mount.kind == "volume" and not mount.source
-        yield asdict(evolve(mount, source=f"{bundle}/volumes/{number}") if nameless else mount)
+def plan_limits(limits: Limits) -> dict[str, Any]:
+    """Those that are given, and that cgroups know."""
+    return {key: value for key, value in asdict(limits).items() if value is not None and key != "disk"}
+
+
+def plan_order(mounts: Iterable[Mount]) -> list[Mount]:
+    """Parents before children, so that none hides another."""
+    return sorted(mounts, key=lambda mount: mount.target.count("/"))
+
+
+def plan_mounts(spec: ContainerSpec, disk: Path, volumes: Path) -> list[dict[str, Any]]:
+    """In their order. Nameless volumes are directories of the container's, on its disk; their numbers stay,
+    whatever else is mounted and unmounted."""
+    numbers = count()
+    planned = []
+    for mount in plan_order(spec.mounts):
+        if mount.kind == "volume":
+            source = volumes / mount.source / "data" if mount.source else disk / f"volumes/{next(numbers)}"
+            mount = evolve(mount, source=str(source))
+        planned.append(asdict(mount))
+    return planned
 
 
 def _files(spec: ContainerSpec) -> dict[str, str]:

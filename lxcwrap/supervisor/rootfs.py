@@ -17,6 +17,7 @@ from typing import Any
 from ..drivers import mounts, syscalls
 from ..drivers.paths import open_in_root
 from ..ids import IdMap
+from ..storage import disks
 from . import stepmounts, volumes
 from .layered import Plan, clones, overlay_over
 
@@ -27,12 +28,12 @@ _DATA = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
 def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = None) -> int:
     """A detached mount of the container's root, without its mounts. `by_descriptors` None: what the kernel
     offers; if False, the caller must be in a mount namespace of its own."""
-    bundle = plan["bundle"]
-    upper: mounts.Upper = (f"{bundle}/upper", f"{bundle}/work")
+    disk = plan["disk"]
+    upper: mounts.Upper = (f"{disk}/upper", f"{disk}/work")
     options = ["volatile"] if plan["volatile"] else []
     if plan["volatile"]:  # the kernel refuses a second mount over a volatile upper until this is gone
         with suppress(FileNotFoundError):
-            shutil.rmtree(f"{plan.get('draft', bundle)}/work/work/incompat")
+            shutil.rmtree(f"{plan.get('draft', disk)}/work/work/incompat")
     with ExitStack() as stack:
         lowers = list(clones(stack, plan["lowers"], userns_fd))
         if plan.get("draft"):
@@ -40,7 +41,7 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
             # mapped there.
             (upper,) = clones(stack, [plan["draft"]], userns_fd)
             stack.enter_context(syscalls.ActingAs(IdMap(*plan["idmap"]).base))
-        return overlay_over(lowers, upper, f"{bundle}/lowers", options, by_descriptors)
+        return overlay_over(lowers, upper, f"{plan['bundle']}/lowers", options, by_descriptors)
 
 
 def mount_all(plan: Plan, userns_fd: int | None, given: Sequence[int] = ()) -> str:
@@ -49,25 +50,24 @@ def mount_all(plan: Plan, userns_fd: int | None, given: Sequence[int] = ()) -> s
     given: mounts that the caller has made."""
     idmap = IdMap(*plan["idmap"])
     rootfs = f"{plan['bundle']}/rootfs"
+    if plan["disk"] != plan["bundle"]:
+        disks.show(plan["disk"])
+    shown = {f"{plan['disk']}/volumes"}
     root_fd = overlay(plan, userns_fd)
     with ExitStack() as stack:
         stack.callback(os.close, root_fd)
-        if plan.get("draft"):  # mount points are made in it
-            stack.enter_context(syscalls.ActingAs(idmap.base))
         mounts.attach(root_fd, rootfs)
         os.makedirs(f"{plan['bundle']}/files", exist_ok=True)
         for name, text in plan["files"].items():
             source = f"{plan['bundle']}/files/{posixpath.basename(name)}"
             _write(source, text, idmap.base)
-            _attach_at(root_fd, mounts.idmapped_clone(source, None, _DATA), name, idmap)
+            attach_at(root_fd, mounts.idmapped_clone(source, None, _DATA), name, idmap)
         for number, mount in enumerate(plan["mounts"]):
-            if mount["kind"] == "volume":
-                volumes.fill(mount["source"], root_fd, mount["target"], idmap)
             if mount["kind"] in ("tree", "given"):
                 fd = stepmounts.new_mount(mount, f"{plan['bundle']}/mounts/{number}", idmap, userns_fd, given)
             else:
-                fd = _new_mount(mount, idmap, userns_fd)
-            _attach_at(root_fd, fd, mount["target"], idmap)
+                fd = new_mount(mount, idmap, userns_fd, shown)
+            attach_at(root_fd, fd, mount["target"], idmap)
         if plan["read_only"]:
             for name in ("/dev", "/proc", "/sys"):  # then liblxc could not make them
                 with _mount_point(root_fd, name, idmap, is_dir=True):
@@ -76,19 +76,24 @@ def mount_all(plan: Plan, userns_fd: int | None, given: Sequence[int] = ()) -> s
     return rootfs
 
 
-def _new_mount(mount: Mapping[str, Any], idmap: IdMap, userns_fd: int | None) -> int:
+def new_mount(mount: Mapping[str, Any], idmap: IdMap, userns_fd: int | None, shown: set[str]) -> int:
+    """A detached mount for a container; for `shown` see `volumes.new_mount`."""
     attributes = mounts.NOSUID | mounts.NODEV
     attributes |= (mounts.RDONLY if mount["read_only"] else 0) | (0 if mount["exec"] else mounts.NOEXEC)
     if mount["kind"] == "tmpfs":
         options = [f"mode={mount['mode']:o}", f"uid={idmap.base}", f"gid={idmap.base}"]
         options += [f"size={mount['size']}"] if mount["size"] else []
         return mounts.new_filesystem("tmpfs", options, attributes)
-    if mount["kind"] == "volume":  # it carries the container's ids
-        userns_fd = None
-    return mounts.idmapped_clone(mount["source"], userns_fd, attributes, recursive=True)
+    if mount["kind"] == "volume":
+        return volumes.new_mount(mount, shown, userns_fd, attributes)
+    fd = mounts.idmapped_clone(mount["source"], userns_fd, attributes, recursive=True)
+    if mount.get("propagation") != "slave":  # as all mounts are here, by `private_mount_namespace`
+        mounts.set_attributes(fd, 0, propagation=mounts.MS_PRIVATE, recursive=True)
+    return fd
 
 
-def _attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap) -> None:
+def attach_at(root_fd: int, mount_fd: int, target: str, idmap: IdMap) -> None:
+    """Let the detached mount be seen at `target`, made if it is missing. Closes `mount_fd`."""
     try:
         is_dir = stat.S_ISDIR(os.fstat(mount_fd).st_mode)
         with _mount_point(root_fd, target, idmap, is_dir=is_dir) as fd:
@@ -129,14 +134,14 @@ def _mount_point(
 def _make(parent_fd: int, name: str, idmap: IdMap, *, is_dir: bool) -> str | None:
     """Make `name`; if it is a link, where it leads instead."""
     try:
-        if is_dir:
-            os.mkdir(name, 0o755, dir_fd=parent_fd)
-        else:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-            os.close(os.open(name, flags, 0o644, dir_fd=parent_fd))
+        with syscalls.ActingAs(idmap.base):  # in a mapped mount nobody else can make anything
+            if is_dir:
+                os.mkdir(name, 0o755, dir_fd=parent_fd)
+            else:
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+                os.close(os.open(name, flags, 0o644, dir_fd=parent_fd))
     except FileExistsError:
         return os.readlink(name, dir_fd=parent_fd)
-    os.chown(name, idmap.base, idmap.base, dir_fd=parent_fd, follow_symlinks=False)
     return None
 
 

@@ -1,6 +1,7 @@
-"""Nameless volumes: directories of a container for the paths that its image declares as volumes.
+"""Volumes as mounts: named ones, and those of a container that are nameless.
 
-`<bundle>/volumes/<n>` carries the container's own ids and is mounted as it is. When it exists it is complete.
+On disk their files have plain ids. A mount's `source` is the directory to be seen; the directory that has it
+may show the content of a file (storage/disks.py).
 """
 
 from __future__ import annotations
@@ -8,38 +9,36 @@ from __future__ import annotations
 import errno
 import os
 
+from ..drivers import mounts
 from ..drivers.paths import open_in_root
-from ..ids import IdMap
+from ..storage import disks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+_PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def fill(directory: str, root_fd: int, target: str, idmap: IdMap) -> None:
-    """Make `directory` of what the root has at `target`, unless an earlier run did. Nothing runs there."""
-    if os.path.isdir(directory):
-        return
-    os.makedirs(os.path.dirname(directory), mode=0o711, exist_ok=True)
-    # One of a start that was killed stays until the container is removed.
-    unfinished = f"{directory}.{os.urandom(4).hex()}"
-    os.mkdir(unfinished, 0o755)
-    os.chown(unfinished, idmap.base, idmap.base)
+def new_mount(mount: Mapping[str, Any], shown: set[str], userns_fd: int | None, attributes: int) -> int:
+    """A detached mount of a volume, or of `subpath` in it. The caller must be in a mount namespace of its
+    own; `shown`: directories of volumes that have been there."""
+    place = os.path.dirname(mount["source"])
+    if place not in shown:
+        disks.show(place)
+        shown.add(place)
     try:
-        origin = open_in_root(root_fd, target, os.O_RDONLY | os.O_DIRECTORY)
+        whole = os.open(mount["source"], _PLACE)
     except FileNotFoundError:
-        pass
-    except NotADirectoryError:
-        raise OSError(errno.ENOTDIR, f"the image declares {target} a volume, but has a file there") from None
-    else:
-        try:
-            _copy(origin, unfinished)
-        finally:
-            os.close(origin)
-    os.rename(unfinished, directory)
-
-
-def _copy(origin: int, directory: str) -> None:
-    """All of it, with owners, modes, times, links and extended attributes, the directory's own too."""
-    import subprocess  # here: few containers need it, and once only
-
-    command = ["cp", "-a", f"/proc/self/fd/{origin}/.", directory]
-    done = subprocess.run(command, pass_fds=[origin], stderr=subprocess.PIPE, text=True, errors="replace")
-    if done.returncode:
-        raise OSError(errno.EIO, f"cannot fill a volume: {done.stderr.strip()[-500:]}")
+        raise OSError(errno.ENOENT, "there is no such volume any more", place) from None
+    try:
+        part = open_in_root(whole, mount["subpath"] or ".", os.O_PATH)  # links end within the volume
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: {mount['subpath']!r} in the volume") from None
+    finally:
+        os.close(whole)
+    try:
+        return mounts.idmapped_clone(f"/proc/self/fd/{part}", userns_fd, attributes)
+    finally:
+        os.close(part)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lxcwrap import Container, Host, Image, Mount
-from lxcwrap.errors import InvalidSpecError, StartError
+from lxcwrap.errors import InvalidSpecError
 from tests import archives
 from tests.polling import eventually
 
@@ -206,7 +206,7 @@ def test_a_link_on_the_way_is_followed_inside(host: Host, make: Make, tmp_path: 
 
 def test_a_volume_that_cannot_be_is_told(host: Host, make: Make) -> None:
     """Over a file; over the root or /proc."""
-    with pytest.raises(StartError, match="/etc/passwd"):
+    with pytest.raises(InvalidSpecError, match="/etc/passwd"):
         host.containers.run(make(Volumes={"/etc/passwd": {}}), ["true"])
     for path in ("/", "/proc/sys"):
         with pytest.raises(InvalidSpecError):

@@ -64,7 +64,7 @@ def test_layers_are_seen_with_the_containers_ids_and_not_changed(
 ) -> None:
     """The topmost wins; writing goes to the upper; nothing is mounted where others see it."""
     lowers = [layer(bundle, "top", {"both": "top"}), layer(bundle, "base", {"both": "base", "one": "base"})]
-    plan = {"bundle": str(bundle), "lowers": lowers, "volatile": False}
+    plan = {"bundle": str(bundle), "disk": str(bundle), "lowers": lowers, "volatile": False}
 
     def work() -> str:
         userns = None if idmap.is_identity else namespaces.make_user_namespace(idmap)
@@ -84,7 +84,7 @@ def test_layers_are_seen_with_the_containers_ids_and_not_changed(
 def test_an_image_may_have_very_many_layers(bundle: Path, by_descriptors: bool) -> None:
     """More than fit into one mount option by their paths."""
     lowers = [layer(bundle, f"{number:064x}", {f"file{number}": ""}) for number in range(300)]
-    plan = {"bundle": str(bundle), "lowers": lowers, "volatile": True}
+    plan = {"bundle": str(bundle), "disk": str(bundle), "lowers": lowers, "volatile": True}
 
     def work() -> str:
         fd = rootfs.overlay(plan, namespaces.make_user_namespace(IDS), by_descriptors=by_descriptors)

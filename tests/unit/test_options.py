@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lxcwrap.errors import InvalidSpecError, UnsupportedError
+from lxcwrap.errors import InvalidSpecError
 from lxcwrap.oci import Digest, ImageConfig
 from lxcwrap.options import ContainerOptions, make_spec
 from lxcwrap.specs import ContainerSpec, Device, Limits, Mount, Ulimit
@@ -128,10 +128,14 @@ def test_declared_volumes_apply() -> None:
     ]
 
 
-def test_named_volumes_are_refused_not_ignored() -> None:
-    """They are not there yet."""
-    with pytest.raises(UnsupportedError):
-        make(mounts=[Mount.volume("site", "/srv")])
+def test_a_limit_of_the_disk_is_said_once() -> None:
+    """As an option, or among the limits."""
+    spec = make(disk="1GiB", limits=Limits(pids=5))
+    assert (spec.limits.disk, spec.limits.pids) == (1 << 30, 5)
+    with pytest.raises(TypeError, match="disk"):
+        make(disk="1GiB", limits=Limits(disk="1GiB"))
+    with pytest.raises(InvalidSpecError):
+        make(disk="1MiB")
 
 
 # --- wrong options --------------------------------------------------------------------------------------
