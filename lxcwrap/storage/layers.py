@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import stat
 import time
 import uuid
@@ -28,11 +27,11 @@ from ..drivers.paths import syncfs
 from ..errors import DigestMismatchError, FormatError, KernelError
 from ..oci import OCI_LAYER
 from .blobs import BlobStore
+from .deletion import delete_tree
 from .inflate import Compression, PlainStream, Source, gzip_tee
 from .tarstream import ZERO_BLOCK, TarReader
-from .unpack import unpack_tar
+from .unpack import MAX_LAYER_BYTES, unpack_tar
 
-MAX_LAYER_BYTES = 64 << 30
 _DRAFT = ".draft-"
 _UNSYNCED = "trusted.lxcwrap.unsynced"
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -154,10 +153,8 @@ class LayerStore:
 
     def remove(self, chain_id: str) -> None:
         """Delete the layer, which no container may use; nothing happens if there is none."""
-        grave = self._dir / f"{_DRAFT}{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
-            self.path(chain_id).rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)
+            self._delete(self.path(chain_id).rename(self._new_name()))
 
     def chain_ids(self) -> Iterator[str]:
         """Chain id of every unpacked layer, in no order."""
@@ -167,7 +164,7 @@ class LayerStore:
         """Clear what killed processes left, and layers that a crash of the machine may have damaged."""
         names = self._names()
         for draft in self._dead_drafts() if any(name.startswith(_DRAFT) for name in names) else ():
-            shutil.rmtree(draft, ignore_errors=True)
+            self._delete(draft)
         boot_id, directory = _boot_id(), os.fspath(self._dir)
         for name in filter(_HEX.fullmatch, names):
             try:
@@ -187,7 +184,7 @@ class LayerStore:
     @contextmanager
     def _draft(self) -> Iterator[tuple[Path, int]]:
         """A new directory under our lock. It is deleted on exit, unless it was renamed."""
-        path = self._dir / f"{_DRAFT}{uuid.uuid4().hex}"
+        path = self._new_name()
         with self._locked(fcntl.LOCK_SH):
             path.mkdir(mode=0o700)
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -197,8 +194,15 @@ class LayerStore:
             os.fchmod(fd, 0o700)  # without the set-group-ID bit it may have inherited
             yield path, fd
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            self._delete(path)
             os.close(fd)
+
+    def _new_name(self) -> Path:
+        return self._dir / f"{_DRAFT}{uuid.uuid4().hex}"
+
+    def _delete(self, draft: Path) -> None:
+        # What it holds becomes drafts that nobody has locked: others may help to clear them.
+        delete_tree(draft, self._new_name)
 
     def _dead_drafts(self) -> list[Path]:
         # Drafts are made and locked under a shared lock on the directory: one that is unlocked now has lost

@@ -17,8 +17,17 @@ from pathlib import Path
 
 from ..errors import FormatError, InvalidSpecError
 from ..ids import IDENTITY, IdMap
-from .tarstream import BLOCK, XATTR_PREFIX, ZERO_BLOCK, Entry, Kind
-from .unpack import MAX_DEPTH, OPAQUE_MARKER, OPAQUE_XATTR, WHITEOUT_PREFIX, is_kept_xattr, is_whiteout
+from .tarstream import BLOCK, MAX_NAME, XATTR_PREFIX, ZERO_BLOCK, Entry, Kind
+from .unpack import (
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_LAYER_BYTES,
+    OPAQUE_MARKER,
+    OPAQUE_XATTR,
+    WHITEOUT_PREFIX,
+    is_kept_xattr,
+    is_whiteout,
+)
 
 Member = tuple[Entry, Iterable[bytes]]
 """An entry, and the content of exactly its size."""
@@ -78,8 +87,9 @@ def read_tree(
     `root`; a directory is left out with all that is in it. only: the only paths below `root`, with their
     directories. gone: paths that become whiteouts.
 
-    Raises FormatError: the tree cannot be a layer: a name begins with ``.wh.``, it is too deep, overlayfs
-    wrote to it with redirect_dir or metacopy, or it changes while it is read.
+    Raises FormatError: the tree cannot be a layer: a name begins with ``.wh.``, it is deeper or larger than
+    what `unpack_tar` takes, overlayfs wrote to it with redirect_dir or metacopy, or it changes while it is
+    read.
     """
     path, parent = (root, None) if isinstance(root, Path) else (".", root)
     fd = os.open(path, _OPEN | os.O_DIRECTORY, dir_fd=parent)
@@ -87,7 +97,14 @@ def read_tree(
     for lost in _paths(gone):
         prefix, slash, name = lost.rpartition(b"/")
         reader.gone.setdefault(prefix + slash, set()).add(name)
-    yield from reader.directory(fd, b"", 0)
+    size = 0
+    for count, (entry, content) in enumerate(reader.directory(fd, b"", 0), 1):
+        size += entry.size
+        if size > MAX_LAYER_BYTES:  # told before it is read: it may be nothing but holes
+            raise _unfit(entry.name, f"makes more than {MAX_LAYER_BYTES} bytes of content")
+        if count > MAX_ENTRIES or len(entry.name) > MAX_NAME:
+            raise _unfit(entry.name[-80:], f"makes more than {MAX_ENTRIES} files, or has too long a path")
+        yield entry, content
 
 
 def _paths(paths: Iterable[str]) -> frozenset[bytes]:

@@ -13,6 +13,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from .deletion import delete_tree
+
 DEFAULT_ROOT = "/var/lib/lxcwrap"
 
 
@@ -65,23 +67,8 @@ class RootDir:
             self.delete(grave)
 
     def delete(self, grave: Path) -> None:
-        """Of any depth, as a container may nest directories beyond every limit of path, stack and
-        descriptors: so each is moved up into trash/ before it is emptied. No link is followed. What resists
-        stays for next time."""
-        pending = [grave]
-        while pending:
-            directory = pending.pop()
-            with suppress(OSError):  # another process may empty the trash as well
-                if directory.is_symlink() or not directory.is_dir():
-                    directory.unlink()
-                    continue
-                with os.scandir(directory) as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(Path(entry).rename(self._new_grave()))
-                        else:
-                            os.unlink(entry)
-                directory.rmdir()
+        """What resists stays for next time."""
+        delete_tree(grave, self._new_grave)
 
     def _new_grave(self) -> Path:
         return self.trash / os.urandom(16).hex()

@@ -33,8 +33,10 @@ OPAQUE_MARKER = b".wh..wh..opq"
 OPAQUE_XATTR = "trusted.overlay.opaque"
 _AUFS_PREFIX = b".wh..wh."
 
+MAX_LAYER_BYTES = 64 << 30  # of content, holes included: a file of 8 EiB may hold nothing
 MAX_ENTRIES = 2_000_000
 MAX_DEVICES = 1024  # a complete old static /dev has a few hundred
+_MAX_REMEMBERED = 256 << 20  # bytes of names and attributes that directories get at the end
 MAX_DEPTH = 255  # so that all who walk a tree with one fd or stack frame a level can do so
 
 _CACHED_PARENTS = 64
@@ -99,6 +101,8 @@ class _Unpacker:
         self._made_as = self._own_ids if is_layer else None
         self._directories = {b"": self._unlisted_directory(b"", 0)} if is_layer else {}
         self._devices = 0
+        self._content = 0
+        self._remembered = 0
 
     def run(self) -> None:
         entry = self._unlisted_directory(b"", 0)
@@ -130,7 +134,7 @@ class _Unpacker:
         if not parts:
             if entry.kind is not Kind.DIRECTORY:
                 raise entry.error("would replace the root directory")
-            self._directories[b""] = entry
+            self._remember(b"", entry)
             return
         if self._is_layer and WHITEOUT_PREFIX in entry.name and self._is_marker(parts, entry):
             return
@@ -139,7 +143,7 @@ class _Unpacker:
         parent = self._parent(path, entry)
         if entry.kind is Kind.DIRECTORY:
             self._make_directory(parent, name)
-            self._directories[b"/".join((path, name)) if path else name] = entry
+            self._remember(b"/".join((path, name)) if path else name, entry)
             return
         if plain:
             self._as_written[written] = parent
@@ -173,6 +177,9 @@ class _Unpacker:
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _add_file(self, parent: int, name: bytes, entry: Entry) -> None:
+        self._content += entry.size
+        if self._content > MAX_LAYER_BYTES:
+            raise entry.error(f"ends beyond {MAX_LAYER_BYTES} bytes of content")
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
         try:
             self._archive.copy_to(fd, entry.size)
@@ -285,11 +292,18 @@ class _Unpacker:
                 fd = self._open_parent(prefix)
             except (FileNotFoundError, NotADirectoryError):
                 self._make_missing(above, name)
-                self._directories[prefix] = self._unlisted_directory(prefix, entry.mtime_ns)
+                self._remember(prefix, self._unlisted_directory(prefix, entry.mtime_ns))
                 fd = self._open_parent(prefix)
             finally:
                 os.close(above)
         return fd
+
+    def _remember(self, path: bytes, entry: Entry) -> None:
+        kept = tuple(attribute for attribute in entry.xattrs if is_kept_xattr(attribute[0]))
+        self._directories[path] = entry._replace(name=path, xattrs=kept)
+        self._remembered += len(path) + sum(len(name) + len(value) for name, value in kept)
+        if self._remembered > _MAX_REMEMBERED:
+            raise entry.error(f"is a directory beyond {_MAX_REMEMBERED} bytes of names and attributes")
 
     def _unlisted_directory(self, path: bytes, mtime_ns: int) -> Entry:
         return Entry(path, Kind.DIRECTORY, 0o755, *self._own_ids, mtime_ns)
