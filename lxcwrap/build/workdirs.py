@@ -9,10 +9,9 @@ import os
 from contextlib import ExitStack
 
 from ..drivers.paths import open_in_root
-from ..errors import InvalidSpecError, path_error
+from ..errors import path_error
 from .owners import find_owner
 
-_MAX_ID = (1 << 32) - 2  # one more is -1, by which chown(2) means "leave it"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -38,14 +37,7 @@ def make_directory(root: int, path: str, user: str) -> None:
                 except FileNotFoundError:
                     os.mkdir(name, 0o755, dir_fd=parent)
                     parent = opened(so_far)
-                    os.fchown(parent, *_owner(user, root))
+                    os.fchown(parent, *(find_owner(user, root) if user else (0, 0)))
                     os.fchmod(parent, 0o755)  # whatever the umask
             except OSError as error:
                 raise path_error(error.errno or 0, "WORKDIR", f"/{so_far}", error.strerror or "") from None
-
-
-def _owner(user: str, root: int) -> tuple[int, int]:
-    uid, gid = find_owner(user, root) if user else (0, 0)
-    if max(uid, gid) > _MAX_ID:
-        raise InvalidSpecError(f"USER {user}: ids are at most {_MAX_ID}")
-    return uid, gid

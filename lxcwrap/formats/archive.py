@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, NamedTuple, Protocol
 from ..errors import FormatError, InvalidSpecError
 from ..storage.inflate import Compression, PlainStream
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 18
 BLOCK: Final = 512
 _EXTENSIONS: Final = (b"x", b"g", b"L", b"K")
 _WITHOUT_DATA: Final = (b"1", b"2", b"3", b"4", b"5", b"6")
@@ -173,7 +173,7 @@ class Archive:
     def _scan(self) -> dict[str, _Member]:
         members: dict[str, _Member] = {}
         extension: dict[bytes, bytes] = {}
-        offset = 0
+        extended = offset = 0
         while offset < self._end and any(header := self._read(offset, BLOCK)):
             offset += BLOCK
             size = self._header_size(header, extension)
@@ -181,12 +181,15 @@ class Archive:
                 raise self._error("the archive is truncated")
             kind = header[156:157]
             if kind in _EXTENSIONS:
+                extended += size
+                if extended > _MAX_EXTENSION:
+                    raise self._error(f"extended headers have more than {_MAX_EXTENSION} bytes")
                 extension |= self._extension(kind, offset, size)
             else:
                 name, member = self._parse(header, offset, size, extension)
                 if member:
                     members[name] = member  # as tar does: of several the last one counts
-                extension = {}
+                extension, extended = {}, 0
             if len(members) > _MAX_MEMBERS:
                 raise self._error(f"has more than {_MAX_MEMBERS} members")
             offset += -(-size // BLOCK) * BLOCK
@@ -203,8 +206,6 @@ class Archive:
 
     def _extension(self, kind: bytes, offset: int, size: int) -> dict[bytes, bytes]:
         """What a GNU long name or PAX records say of the next member. Global ones say nothing of use here."""
-        if size > _MAX_EXTENSION:
-            raise self._error(f"an extended header has more than {_MAX_EXTENSION} bytes")
         data = self._read(offset, size)
         if kind in b"LK":
             return {b"path" if kind == b"L" else b"linkpath": data.partition(b"\0")[0]}
@@ -212,13 +213,14 @@ class Archive:
 
     def _records(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         """PAX records: ``"<length> <key>=<value>\\n"``, the length counting itself."""
-        while data:
-            length = self._number(data.partition(b" ")[0][:10], 10)
-            key, equals, value = data[:length].partition(b" ")[2].partition(b"=")
+        at = 0
+        while at < len(data):
+            length = self._number(data[at : at + 10].partition(b" ")[0], 10)
+            key, equals, value = data[at : at + length].partition(b" ")[2].partition(b"=")
             if not equals or not value.endswith(b"\n"):
                 raise self._error("is damaged: a PAX record is malformed")
             yield key, value[:-1]
-            data = data[length:]
+            at += length
 
     def _parse(
         self, header: bytes, offset: int, size: int, extension: dict[bytes, bytes]

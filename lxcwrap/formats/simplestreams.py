@@ -188,8 +188,8 @@ def read_properties(metadata: bytes, what: str) -> dict[str, str]:
         with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
             member = tar.extractfile("metadata.yaml")
             text = member.read(_MAX_YAML) if member else b""
-        document = yaml.safe_load(text)
-    except (tarfile.TarError, KeyError, yaml.YAMLError, ValueError, RecursionError) as error:
+        document = yaml.load(text, yaml.BaseLoader)  # which makes nothing but text of what is written
+    except (tarfile.TarError, KeyError, yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise FormatError(what, f"no metadata.yaml that can be read: {str(error)[:200]}") from None
     properties = document.get("properties") if isinstance(document, dict) else None
     if not isinstance(properties, dict):
@@ -198,7 +198,7 @@ def read_properties(metadata: bytes, what: str) -> dict[str, str]:
 
 
 def _texts(properties: Mapping[object, object]) -> Iterator[tuple[str, str]]:
-    """What is plain text or a number: labels are."""
+    """What is text: labels are."""
     for name, value in properties.items():
-        if isinstance(name, str) and isinstance(value, str | int | float) and "\0" not in f"{name}{value}":
-            yield name, str(value)
+        if isinstance(name, str) and isinstance(value, str) and "\0" not in name + value:
+            yield name, value
