@@ -2,9 +2,9 @@
 
 It accepts a connection, reads one request, and forks a child that does the work and answers on that
 connection: the monitor of a container (`launch`), a worker (`exec`, `call`), or a helper for one act
-(`mount`, `freeze`). Between requests it prepares user and network namespaces for the starts that are likely
-to come next. It ends by itself when it has been idle; containers are not concerned, their monitors are
-sessions of their own.
+(`mount`, `remount`, `freeze`). Between requests it prepares user and network namespaces for the starts that
+are likely to come next. It ends by itself when it has been idle; containers are not concerned, their monitors
+are sessions of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import NamedTuple, NoReturn
 from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
-from . import layered, mounter, nursery, pauser, wire
+from . import layered, livemounts, mounter, nursery, pauser, wire
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
 from .standby import Standby, Worker, fork_in
@@ -186,6 +186,8 @@ class Server:
             self._work(nursery.CALLER, request, connection, fds)
         elif operation == "mount":
             self._fork(lambda: mounter.mount_root(request, connection))
+        elif operation == "remount":
+            self._fork(lambda: livemounts.change(request, connection))
         elif operation == "freeze":
             self._fork(lambda: pauser.keep_frozen(request, connection, self.cgroups))
         else:
