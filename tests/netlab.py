@@ -4,6 +4,7 @@ test, and gone when closed. Sockets are made within, so that no command is run.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ from lxcwrap.drivers import links, netns
 from lxcwrap.drivers.forwarding import enable_forwarding, prepare_bridge
 from lxcwrap.drivers.nftables import Nftables
 from lxcwrap.drivers.rtnetlink import Rtnetlink
-from lxcwrap.net.ruleset import NetworkRules, PinnedPort, Tables
+from lxcwrap.net.ruleset import NetworkRules, Part, PinnedPort, Tables
 
 Address = tuple[str, int]
 HOST, HOST6 = "192.0.2.1", "2001:db8::1"  # as other machines see it
@@ -79,7 +80,7 @@ class Container(Place):
         self.link, self.mac = f"v{network.number}x{number}", f"02:00:00:00:{network.number:02x}:{number:02x}"
         self.ip, self.ip6 = network.address(number)
         if pinned:
-            lab.nft.run(lab.tables.add(PinnedPort(self.link, self.mac, (self.ip, self.ip6))))
+            lab.add(PinnedPort(self.link, self.mac, (self.ip, self.ip6)))
         lab.host.net.apply(
             links.veth(self.link, "eth0", netns_fd=self.fd, master=network.ifindex, mtu=1400, mac=self.mac),
             links.port(self.link, hairpin=True, isolated=network.rules.isolated),
@@ -100,65 +101,91 @@ class Network:
 
     def __init__(self, lab: Lab, number: int, *, internal: bool, isolated: bool) -> None:
         self.number = number
-        bridge = f"lxct{number}"
+        self.bridge = f"lxct{number}"
         gateway, gateway6 = self.address(1)
-        self.rules = NetworkRules(
-            bridge, (f"10.88.{number}.0/24", f"fd88:{number}::/64"), (gateway, gateway6), internal, isolated
-        )
-        lab.nft.run(lab.tables.add(self.rules))
-        lab.host.net.apply(links.bridge(bridge, mtu=1400, mac=f"02:00:00:00:{number:02x}:01"))
-        self.ifindex = lab.host.net.index(bridge)
-        lab.host.net.apply(
-            links.address(self.ifindex, f"{gateway}/24"), links.address(self.ifindex, f"{gateway6}/64")
-        )
+        subnets = f"10.88.{number}.0/24", f"fd88:{number}::/64"
+        self.rules = NetworkRules(self.bridge, subnets, (gateway, gateway6), internal, isolated)
+        lab.add(self.rules)
+        net = lab.host.net
+        net.apply(links.bridge(self.bridge, mtu=1400, mac=f"02:00:00:00:{number:02x}:01"))
+        lab.stack.callback(net.apply, links.delete(self.bridge))
+        self.ifindex = net.index(self.bridge)
+        net.apply(links.address(self.ifindex, f"{gateway}/24"), links.address(self.ifindex, f"{gateway6}/64"))
         with netns.within(lab.host.fd):
-            prepare_bridge(bridge)
+            prepare_bridge(self.bridge)
 
     def address(self, number: int) -> tuple[str, str]:
         return f"10.88.{self.number}.{number}", f"fd88:{self.number}::{number:x}"
 
 
 class Lab:
-    """A host with the tables under test, and a machine outside that knows the way to its containers."""
+    """A host with the tables of one root directory; a machine outside knows the way to its containers."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        self.stack = stack
-        self.host, self.outside = Place(stack), Place(stack)
-        self._join()
-        with netns.within(self.host.fd):
+    def __init__(
+        self, stack: ExitStack, tag: str, host: Place, outside: Place, numbers: Iterator[int]
+    ) -> None:
+        self.stack, self.host, self.outside, self._numbers = stack, host, outside, numbers
+        with netns.within(host.fd):
             self.nft = stack.enter_context(Nftables())
-            enable_forwarding(ipv6=True)
-        self.tables = Tables("lab")
+        self.tables = Tables(tag)
         self.nft.run(self.tables.create())
-        self._networks = 0
+        stack.callback(self.nft.run, self.tables.remove())
+        self.parts: list[Part] = []
 
-    def _join(self) -> None:
-        self.host.net.apply(links.veth("uplink", "eth0", netns_fd=self.outside.fd))
-        for place, link, address, address6 in (
-            (self.host, "uplink", HOST, HOST6),
-            (self.outside, "eth0", OUTSIDE, OUTSIDE6),
-        ):
-            index = place.net.index(link)
-            place.net.apply(
-                links.change(index, up=True),
-                links.address(index, f"{address}/24"),
-                links.address(index, f"{address6}/64"),
-            )
-        self.outside.net.apply(links.route("10.88.0.0/16", via=HOST), links.route("fd88::/16", via=HOST6))
+    def add(self, part: Part) -> None:
+        self.parts.append(part)
+        self.nft.run(self.tables.add(part))
 
     def network(self, *, internal: bool = False, isolated: bool = False) -> Network:
-        self._networks += 1
-        return Network(self, self._networks, internal=internal, isolated=isolated)
+        return Network(self, next(self._numbers), internal=internal, isolated=isolated)
 
     def container(self, network: Network, number: int, *, pinned: bool = True) -> Container:
         """Its addresses end in `number`, from 2 on."""
         return Container(self, network, number, pinned=pinned)
 
+    @contextmanager
+    def another_root(self, tag: str) -> Iterator[Lab]:
+        """Of the same host."""
+        with ExitStack() as stack:
+            yield Lab(stack, tag, self.host, self.outside, self._numbers)
+
+    def rules(self) -> list[object]:
+        """All rules on the host, without numbers that differ between readings; elements in no order."""
+        return [_stripped(item) for item in self.nft.query("list ruleset") if "metainfo" not in item]
+
 
 @contextmanager
 def lab() -> Iterator[Lab]:
     with ExitStack() as stack:
-        yield Lab(stack)
+        host, outside = Place(stack), Place(stack)
+        _join(host, outside)
+        with netns.within(host.fd):
+            enable_forwarding(ipv6=True)
+        yield Lab(stack, "lab", host, outside, itertools.count(1))
+
+
+def _join(host: Place, outside: Place) -> None:
+    host.net.apply(links.veth("uplink", "eth0", netns_fd=outside.fd))
+    for place, link, address, address6 in (
+        (host, "uplink", HOST, HOST6),
+        (outside, "eth0", OUTSIDE, OUTSIDE6),
+    ):
+        index = place.net.index(link)
+        place.net.apply(
+            links.change(index, up=True),
+            links.address(index, f"{address}/24"),
+            links.address(index, f"{address6}/64"),
+        )
+    outside.net.apply(links.route("10.88.0.0/16", via=HOST), links.route("fd88::/16", via=HOST6))
+
+
+def _stripped(value: object) -> object:
+    if isinstance(value, dict):
+        unlike = ("handle", "packets", "bytes")
+        return {key: _stripped(inner) for key, inner in value.items() if key not in unlike}
+    if isinstance(value, list):
+        return sorted(map(_stripped, value), key=str)
+    return value
 
 
 def _answer(server: socket.socket) -> None:

@@ -79,8 +79,8 @@ class Nftables:
 
 
 def _refused(message: str) -> OSError:
-    """nft tells the kernel's errno in words only."""
-    cause = message.partition("\n")[0].partition(_ERROR)[2].removeprefix(_CAUSE)
+    """nft tells the kernel's errno in words only, perhaps with a guess of what was meant behind them."""
+    cause = message.partition("\n")[0].partition(_ERROR)[2].removeprefix(_CAUSE).partition(";")[0]
     numbers = {os.strerror(number): number for number in errno.errorcode}
     return OSError(numbers.get(cause, errno.EINVAL), f"nft: {message.strip()}")
 
