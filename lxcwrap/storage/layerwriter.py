@@ -25,6 +25,7 @@ from .unpack import (
     OPAQUE_MARKER,
     OPAQUE_XATTR,
     WHITEOUT_PREFIX,
+    Terms,
     is_kept_xattr,
     is_whiteout,
 )
@@ -77,6 +78,7 @@ def read_tree(
     leave_out: Collection[str] = (),
     only: Collection[str] | None = None,
     gone: Collection[str] = (),
+    terms: Terms | None = None,
 ) -> Iterator[Member]:
     """
     Everything below `root`, and `root` itself, in the order and form of a layer. Sockets are left out.
@@ -85,7 +87,7 @@ def read_tree(
     are the inner ones. newest_s: later times become this one (`source_date_epoch()`). Overlay whiteouts and
     opaque directories become ``.wh.`` entries. leave_out: absolute paths without an entry, ``/`` for that of
     `root`; a directory is left out with all that is in it. only: the only paths below `root`, with their
-    directories. gone: paths that become whiteouts.
+    directories. gone: paths that become whiteouts. terms: it is no layer, and nothing in it means a deletion.
 
     Raises FormatError: the tree cannot be a layer: a name begins with ``.wh.``, it is deeper or larger than
     what `unpack_tar` takes, overlayfs wrote to it with redirect_dir or metacopy, or it changes while it is
@@ -93,15 +95,16 @@ def read_tree(
     """
     path, parent = (root, None) if isinstance(root, Path) else (".", root)
     fd = os.open(path, _OPEN | os.O_DIRECTORY, dir_fd=parent)
-    reader = _TreeReader(ids, newest_s, _paths(leave_out), None if only is None else _paths(only))
+    reader = _TreeReader(ids, newest_s, _paths(leave_out), None if only is None else _paths(only), terms)
+    max_bytes = MAX_LAYER_BYTES if terms is None else terms.max_bytes
     for lost in _paths(gone):
         prefix, slash, name = lost.rpartition(b"/")
         reader.gone.setdefault(prefix + slash, set()).add(name)
     size = 0
     for count, (entry, content) in enumerate(reader.directory(fd, b"", 0), 1):
         size += entry.size
-        if size > MAX_LAYER_BYTES:  # told before it is read: it may be nothing but holes
-            raise _unfit(entry.name, f"makes more than {MAX_LAYER_BYTES} bytes of content")
+        if size > max_bytes:  # told before it is read: it may be nothing but holes
+            raise _unfit(entry.name, f"makes more than {max_bytes} bytes of content")
         if count > MAX_ENTRIES or len(entry.name) > MAX_NAME:
             raise _unfit(entry.name[-80:], f"makes more than {MAX_ENTRIES} files, or has too long a path")
         yield entry, content
@@ -114,8 +117,15 @@ def _paths(paths: Iterable[str]) -> frozenset[bytes]:
 
 class _TreeReader:
     def __init__(
-        self, ids: IdMap, newest_s: int | None, left_out: frozenset[bytes], only: frozenset[bytes] | None
+        self,
+        ids: IdMap,
+        newest_s: int | None,
+        left_out: frozenset[bytes],
+        only: frozenset[bytes] | None,
+        terms: Terms | None,
     ) -> None:
+        self._is_layer = terms is None
+        self._keeps = terms.keeps if terms else is_kept_xattr
         self._ids = ids
         self._newest_s = newest_s
         self._left_out = left_out
@@ -126,10 +136,10 @@ class _TreeReader:
     def directory(self, fd: int, prefix: bytes, depth: int) -> Iterator[Member]:
         """The directory `fd`, which is closed, and all below it."""
         try:
-            status, xattrs = os.fstat(fd), _xattrs(fd, prefix)
+            status, xattrs = os.fstat(fd), self._xattrs(fd, prefix)
             if prefix or b"" not in self._left_out:
                 yield self._entry(prefix or b"./", status, xattrs), ()
-            if xattrs.get(OPAQUE_XATTR.encode()) == b"y":
+            if self._is_layer and xattrs.get(OPAQUE_XATTR.encode()) == b"y":
                 yield Entry(prefix + OPAQUE_MARKER, Kind.FILE), ()
             gone = self.gone.get(prefix, set())
             for name in sorted(gone | set(map(os.fsencode, os.listdir(fd)))):
@@ -151,14 +161,14 @@ class _TreeReader:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             raise _changed(path) from None
-        if is_whiteout(status):
+        if self._is_layer and is_whiteout(status):
             yield _whiteout(prefix, name)
             return
-        if name.startswith(WHITEOUT_PREFIX):
+        if self._is_layer and name.startswith(WHITEOUT_PREFIX):
             raise _unfit(path, "has a name that means a deletion in a layer")
         if stat.S_ISSOCK(status.st_mode):
             return
-        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode) and not is_whiteout(status):
             first = self._first_names.setdefault((status.st_dev, status.st_ino), path)
             if first != path:
                 yield (
@@ -180,7 +190,7 @@ class _TreeReader:
         fd = _open(parent, name, path, status)
         try:
             status = os.fstat(fd)
-            yield self._entry(path, status, _xattrs(fd, path)), _content(fd, path, status)
+            yield self._entry(path, status, self._xattrs(fd, path)), _content(fd, path, status)
         finally:
             os.close(fd)
 
@@ -189,24 +199,35 @@ class _TreeReader:
     ) -> Entry:
         kind = _KIND[stat.S_IFMT(status.st_mode)]
         is_device = kind in (Kind.CHAR, Kind.BLOCK)
-        seconds = status.st_mtime_ns // 10**9
+        time_ns = status.st_mtime_ns
+        if self._is_layer:
+            time_ns -= time_ns % 10**9
         if self._newest_s is not None:
-            seconds = min(seconds, self._newest_s)
+            time_ns = min(time_ns, self._newest_s * 10**9)
         return Entry(
             name=name,
             kind=kind,
             mode=stat.S_IMODE(status.st_mode),
             uid=self._ids.to_inner(status.st_uid),
             gid=self._ids.to_inner(status.st_gid),
-            mtime_ns=seconds * 10**9,
+            mtime_ns=time_ns,
             size=status.st_size if kind is Kind.FILE else 0,
             device=(os.major(status.st_rdev), os.minor(status.st_rdev)) if is_device else (0, 0),
             xattrs=tuple(
                 (key, self._inner_capability(value) if key == b"security.capability" else value)
                 for key, value in sorted((xattrs or {}).items())
-                if is_kept_xattr(key)
+                if self._keeps(key)
             ),
         )
+
+    def _xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
+        xattrs = {os.fsencode(name): os.getxattr(fd, name) for name in os.listxattr(fd)}
+        for feature in (b"redirect", b"metacopy", b"whiteout"):
+            if self._is_layer and b"trusted.overlay." + feature in xattrs:
+                raise _unfit(
+                    path, f"was written by an overlay with {feature.decode()}, which a layer cannot express"
+                )
+        return xattrs
 
     def _inner_capability(self, value: bytes) -> bytes:
         """Revision 2 for 3, which adds the id that a user namespace's root has here (capabilities(7))."""
@@ -237,16 +258,6 @@ def _link(parent: int, name: bytes, path: bytes) -> bytes:
         return os.readlink(name, dir_fd=parent)
     except OSError:  # it is gone, or is no link any more
         raise _changed(path) from None
-
-
-def _xattrs(fd: int, path: bytes) -> dict[bytes, bytes]:
-    xattrs = {os.fsencode(name): os.getxattr(fd, name) for name in os.listxattr(fd)}
-    for feature in (b"redirect", b"metacopy", b"whiteout"):
-        if b"trusted.overlay." + feature in xattrs:
-            raise _unfit(
-                path, f"was written by an overlay with {feature.decode()}, which a layer cannot express"
-            )
-    return xattrs
 
 
 def _content(fd: int, path: bytes, status: os.stat_result) -> Iterator[bytes]:

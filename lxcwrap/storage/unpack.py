@@ -21,8 +21,8 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 from ..drivers.paths import open_in_root
 from ..errors import KernelError
@@ -60,6 +60,26 @@ def is_kept_xattr(name: bytes) -> bool:
     )
 
 
+class Terms(NamedTuple):
+    """What of a tree is content, where it is no layer.
+
+    keeps: which extended attributes. max_bytes: of all files together. any_device: also those that are
+    whiteouts to an overlay.
+    """
+
+    keeps: Callable[[bytes], bool] = is_kept_xattr
+    max_bytes: int = MAX_LAYER_BYTES
+    any_device: bool = False
+
+
+def _is_volume_xattr(name: bytes) -> bool:
+    return name == b"security.capability" or name.startswith((b"user.", b"system.posix_acl_"))
+
+
+VOLUME = Terms(_is_volume_xattr, max_bytes=1 << 62, any_device=True)
+_LAYER = Terms()
+
+
 def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
@@ -81,15 +101,16 @@ def unpack_tar(archive: TarReader, root_fd: int) -> None:
     _Unpacker(archive, root_fd, is_layer=True).run()
 
 
-def unpack_tree(archive: Entries, root_fd: int) -> None:
+def unpack_tree(archive: Entries, root_fd: int, terms: Terms = _LAYER) -> None:
     """`unpack_tar` of what is no layer, into a directory that may hold files: names beginning with ``.wh.``
     mean nothing, and directories that were there and are not in the archive keep owner, mode and times."""
-    _Unpacker(archive, root_fd, is_layer=False).run()
+    _Unpacker(archive, root_fd, is_layer=False, terms=terms).run()
 
 
 class _Unpacker:
-    def __init__(self, archive: Entries, root_fd: int, *, is_layer: bool) -> None:
+    def __init__(self, archive: Entries, root_fd: int, *, is_layer: bool, terms: Terms = _LAYER) -> None:
         self._archive = archive
+        self._terms = terms
         self._is_layer = is_layer
         self._root = root_fd
         self._root_depth = self._depth(root_fd)
@@ -178,8 +199,8 @@ class _Unpacker:
 
     def _add_file(self, parent: int, name: bytes, entry: Entry) -> None:
         self._content += entry.size
-        if self._content > MAX_LAYER_BYTES:
-            raise entry.error(f"ends beyond {MAX_LAYER_BYTES} bytes of content")
+        if self._content > self._terms.max_bytes:
+            raise entry.error(f"ends beyond {self._terms.max_bytes} bytes of content")
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
         try:
             self._archive.copy_to(fd, entry.size)
@@ -192,7 +213,7 @@ class _Unpacker:
             os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode)  # after chown, which clears set-user-ID
         for name, value in entry.xattrs:
-            if is_kept_xattr(name):
+            if self._terms.keeps(name):
                 os.setxattr(fd, name, value)  # after chown, which clears capabilities
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
@@ -229,7 +250,7 @@ class _Unpacker:
     def _check_device(self, entry: Entry) -> None:
         if entry.kind is Kind.FIFO:
             return
-        if entry.kind is Kind.CHAR and entry.device == (0, 0):
+        if entry.kind is Kind.CHAR and entry.device == (0, 0) and not self._terms.any_device:
             raise entry.error("is a character device 0/0, which would hide a file: archives say so by '.wh.'")
         self._devices += 1
         if self._devices > MAX_DEVICES:
@@ -299,7 +320,7 @@ class _Unpacker:
         return fd
 
     def _remember(self, path: bytes, entry: Entry) -> None:
-        kept = tuple(attribute for attribute in entry.xattrs if is_kept_xattr(attribute[0]))
+        kept = tuple(attribute for attribute in entry.xattrs if self._terms.keeps(attribute[0]))
         self._directories[path] = entry._replace(name=path, xattrs=kept)
         self._remembered += len(path) + sum(len(name) + len(value) for name, value in kept)
         if self._remembered > _MAX_REMEMBERED:
