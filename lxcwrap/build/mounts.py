@@ -15,6 +15,7 @@ from typing import Final, Literal, get_args
 from attrs import frozen
 
 from ..errors import InvalidSpecError
+from ..ids import RANGE_SIZE
 from ..specs import parse_size
 
 Sharing = Literal["shared", "private", "locked"]
@@ -177,7 +178,7 @@ class _Options:
         return int(value, base)
 
     def owner(self, key: str) -> int:
-        return self.number(key, 10, 2**32 - 2, 0)
+        return self.number(key, 10, RANGE_SIZE - 1, 0)  # what a container has
 
     def mode(self, default: int) -> int:
         return self.number("mode", 8, 0o7777, default)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidSpecError
 from ..inroot import naming, opened
-from ..storage.unpack import MAX_DEPTH
+from ..storage.unpack import MAX_DEPTH, MAX_LAYER_BYTES
 from .context import Found, Source
 from .globbing import compiled, has_wildcards
 from .ignore import Patterns
@@ -183,4 +183,8 @@ class _Walk:
         kind = stat.S_IFMT(item.mode)
         if kind in (stat.S_IFCHR, stat.S_IFBLK) and not self._source.copies_devices:
             raise InvalidSpecError(f"{self._source.name}: {item.found.at} is a device: ignore or remove it")
+        if kind == stat.S_IFREG and item.found.status.st_size > MAX_LAYER_BYTES:  # before it is read
+            raise InvalidSpecError(
+                f"{self._source.name}: {item.found.at} has more than {MAX_LAYER_BYTES} bytes, holes included"
+            )
         return kind != stat.S_IFSOCK

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Lock, Semaphore
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from attrs import evolve
 
@@ -36,6 +36,8 @@ from .parser import parse_trigger
 from .scopes import Scopes
 from .step import BuildCancelled
 from .substitution import substitute
+
+_MAX_SAID: Final = 16 << 20
 
 
 class _NotYet(Exception):
@@ -70,6 +72,7 @@ class Stages:
         self.slots = Semaphore(len(os.sched_getaffinity(0)))
         self.total = 0
         self.triggers: list[given.Instruction] = []
+        self.said = 0  # characters of all that is kept of instructions
         self.failure: BaseException | None = None
         self._made: dict[str, Made] = {}
         self._lock = Lock()
@@ -211,6 +214,7 @@ class StageBuild:
         if not step.literal:
             escape = self._stages.dockerfile.escape
             instruction = substitute(instruction, self.settings.variables, escape=escape)
+            self._check_network(instruction)
         output = Output(step.number, self._shop.report)
         with self._failing(step, output):
             change = self._change(instruction, run)
@@ -222,6 +226,11 @@ class StageBuild:
                     made = self._stages.make(change, self.tree, output)
         self._apply(instruction, made)
         return True
+
+    def _check_network(self, instruction: given.Instruction) -> None:
+        # Files and base images may be a stranger's: only who builds can give them the host's network.
+        if getattr(instruction, "network", "") == "host" != self._shop.options.network:
+            raise instruction.at.error("--network=host: allow it to this build by network='host'")
 
     def _change(self, instruction: given.Instruction, run: bool) -> Change | None:
         def tree_of(name: str) -> Tree:
@@ -235,6 +244,7 @@ class StageBuild:
         if isinstance(instruction, given.Arg):
             values = self._stages.scopes.declare(instruction, before.variables, self._stage.alias)
             self.settings = evolve(before, args={**before.args, **values})
+            self._count(instruction, values.values())
         else:
             self.settings = configured(before, instruction)
         layer = made.layer if made else None
@@ -245,6 +255,12 @@ class StageBuild:
             created=self.created, created_by=described(before, instruction), empty_layer=layer is None
         )
         self.history += (entry,)
+        self._count(instruction, (entry.created_by,))
+
+    def _count(self, instruction: given.Instruction, texts: Iterable[str]) -> None:
+        self._stages.said += sum(map(len, texts))
+        if self._stages.said > _MAX_SAID:
+            raise instruction.at.error(f"variables bring more than {_MAX_SAID} characters into this build")
 
     @contextmanager
     def _told(self, step: _Step, *, cached: bool = False) -> Iterator[None]:

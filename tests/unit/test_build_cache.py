@@ -56,7 +56,6 @@ def test_what_decides_nothing_changes_nothing(builder: Builder, before: str, aft
         (f"USER 1\n{STEP}", f"USER 2\n{STEP}"),
         (f"WORKDIR /a\n{STEP}", f"WORKDIR /b\n{STEP}"),
         (STEP, f'SHELL ["/bin/ash", "-c"]\n{STEP}'),
-        (STEP, "RUN --network=host write f"),
         (STEP, "RUN --mount=type=tmpfs,target=/t write f"),
         (STEP, "RUN --mount=type=secret,id=s write f"),
         ("RUN --mount=type=cache,target=/t write f", "RUN --mount=type=cache,target=/t,id=x write f"),

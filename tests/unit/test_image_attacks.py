@@ -14,8 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from lxcwrap.build.contentkey import key
+from lxcwrap.build.context import Source
+from lxcwrap.build.filedigests import FileDigests
 from lxcwrap.build.owners import find_owner
-from lxcwrap.errors import FormatError, InvalidSpecError
+from lxcwrap.build.placement import Placement
+from lxcwrap.buildsteps import BuildSteps
+from lxcwrap.errors import DockerfileError, FormatError, InvalidSpecError
 from lxcwrap.formats.archive import Archive
 from lxcwrap.formats.simplestreams import read_properties
 from lxcwrap.storage import unpack
@@ -26,6 +31,7 @@ from lxcwrap.storage.packing import pack_layer
 from lxcwrap.storage.tarstream import TarReader
 from lxcwrap.storage.unpack import unpack_tar
 from tests.strategies import directory
+from tests.unit.fakebuild import Builder
 
 _MEMORY = 64 << 20
 
@@ -135,6 +141,49 @@ def test_paths_beyond_what_can_be_unpacked_make_no_layer(tmp_path: Path) -> None
     with pytest.raises(FormatError):
         for _ in read_tree(tmp_path):
             pass
+
+
+# --- builds -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Builder:
+    return Builder(tmp_path, monkeypatch)
+
+
+def test_no_dockerfile_gives_itself_the_hosts_network(builder: Builder) -> None:
+    """Nor does a trigger of a base image; only who builds, by argument or by a program of their own."""
+    builder.base("eager", on_build=("RUN --network=host x",))
+    for text in ("FROM base\nRUN --network=host x\n", "FROM eager\n"):
+        with pytest.raises(DockerfileError):
+            builder.build(text)
+        assert not builder.runner.steps
+        assert builder.build(text, network="host")
+        assert builder.runner.steps.pop().network == "host"
+    own = BuildSteps(lambda *_, **__: None, "base").run("y", network="host")  # type: ignore[arg-type]  # not called
+    builder.build(own.program())
+    assert builder.runner.steps.pop().network == "host"
+
+
+@pytest.mark.parametrize("line", ["ENV V{}=$A", "ARG V{}=$A", "LABEL V{}=$A", "ARG V{0}\nRUN x{0}"])
+def test_variables_do_not_multiply(builder: Builder, line: str) -> None:
+    """A megabyte of instructions could bring in a hundred gigabytes."""
+    lines = "".join(f"{line.format(number)}\n" for number in range(2000))
+    with little_memory(), pytest.raises(DockerfileError):
+        builder.build(f"FROM base\nARG A={'a' * 120_000}\n{lines}")
+
+
+def test_huge_files_of_a_context_are_not_read(tmp_path: Path) -> None:
+    """They may hold nothing but holes, and no layer can take them."""
+    with open(tmp_path / "f", "wb") as file:
+        file.truncate(unpack.MAX_LAYER_BYTES + 1)
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        source = Source(fd, name="context", digests=FileDigests(tmp_path / "digests.db"))
+        with pytest.raises(InvalidSpecError):
+            key(source, Placement(sources=("f",), destination="/"))
+    finally:
+        os.close(fd)
 
 
 # --- archives ---------------------------------------------------------------------------------------------
