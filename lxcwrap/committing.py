@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import shlex
-import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import evolve
 
 from . import lifecycle
-from .errors import FormatError, KernelError, SupervisorError, WrongStateError
+from .errors import FormatError
 from .imagechanges import ImageChanges, changed
 from .machinery import Machinery
 from .oci import History, Reference
+from .resting import at_rest
 from .results import Change
-from .specs import ContainerSpec, State
+from .specs import ContainerSpec
 from .storage import commit as storage
 from .storage import disks
 from .storage.packing import parse_compression
 from .storage.upperdiff import changes
-from .supervisor.client import Conversation
 from .supervisor.plan import mount_points
-
-_IDLE_S = 10.0  # of waiting for who has the files of a container that does not run
 
 
 def commit(
@@ -42,7 +38,7 @@ def commit(
     config = changed(machinery.image_store.config(spec.image_id), wanted)
     kind = parse_compression(compression)
     with (
-        _at_rest(machinery, container_id, spec.name, pause=pause),
+        at_rest(machinery, container_id, spec.name, "commit", pause=pause),
         _upper(machinery, container_id, spec) as upper,
     ):
         try:
@@ -88,48 +84,3 @@ def _upper(machinery: Machinery, container_id: str, spec: ContainerSpec) -> Iter
 def _mount_points(machinery: Machinery, container_id: str) -> Collection[str]:
     plan = machinery.records(container_id).read("plan")
     return mount_points(plan) if plan else ()
-
-
-@contextmanager
-def _at_rest(machinery: Machinery, container_id: str, name: str, *, pause: bool) -> Iterator[None]:
-    """None of its processes runs within, unless `pause` is False, and it is not started."""
-    deadline = time.monotonic() + _IDLE_S
-    with ExitStack() as stack:
-        while not _hold(
-            stack, machinery, container_id, name, pause=pause
-        ):  # it has started or ended just now
-            if time.monotonic() > deadline:
-                raise SupervisorError(f"{name}: its files are in use", "try again")
-        yield
-
-
-def _hold(stack: ExitStack, machinery: Machinery, container_id: str, name: str, *, pause: bool) -> bool:
-    """Keep it as it is until `stack` ends; False if it changes its state."""
-    state = lifecycle.look(machinery, container_id).state
-    if state is State.CREATING:
-        raise WrongStateError(name, state, "commit")
-    if state.is_alive:
-        return not pause or _freeze(stack, machinery, container_id, name)
-    try:
-        stack.enter_context(machinery.records(container_id).held(0.1))
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _freeze(stack: ExitStack, machinery: Machinery, container_id: str, name: str) -> bool:
-    message = {"op": "freeze", "id": container_id, "bundle": str(machinery.bundle(container_id))}
-    conversation = stack.enter_context(machinery.supervisor.ask(message, what=f"pause of {name}"))
-    answer, _ = conversation.receive()
-    if "error" in answer:
-        lifecycle.row(machinery, container_id)
-        if answer["errno"] == errno.ENOENT:
-            return False
-        raise KernelError(answer["errno"], f"pause {name}")
-    stack.callback(_thaw, conversation)
-    return True
-
-
-def _thaw(conversation: Conversation) -> None:
-    conversation.finish()
-    conversation.receive()  # it runs again
