@@ -60,18 +60,27 @@ def _attributes(directory: Path) -> tuple[int, int, int]:
 
 def _settle(layer: Path, newest_s: int | None) -> None:
     """Make `layer`, which nobody writes to any more, what it will be elsewhere, when its archive is unpacked:
-    without sockets, in whole seconds, no time later than `newest_s`."""
+    without sockets and access control lists, in whole seconds, no time later than `newest_s`."""
     for _, names, others, fd in os.fwalk(layer, topdown=False):
         for name in (*others, *names):
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
             if stat.S_ISSOCK(status.st_mode):
                 os.unlink(name, dir_fd=fd)
                 continue
+            _drop_attributes(f"/proc/self/fd/{fd}/{name}")
             seconds = _seconds(status, newest_s)
             if status.st_mtime_ns != seconds * _NS:
                 os.utime(name, ns=(seconds * _NS,) * 2, dir_fd=fd, follow_symlinks=False)
+    _drop_attributes(os.fspath(layer))
     seconds = _seconds(layer.stat(), newest_s)
     os.utime(layer, ns=(seconds * _NS,) * 2)
+
+
+def _drop_attributes(path: str) -> None:
+    """Those of its own that a step can set and no archive keeps: what runs here must be what is sent on."""
+    for name in os.listxattr(path, follow_symlinks=False):
+        if name.startswith(("system.", "user.overlay.")):
+            os.removexattr(path, name, follow_symlinks=False)
 
 
 def _seconds(status: os.stat_result, newest_s: int | None) -> int:

@@ -78,7 +78,9 @@ def _mounts(root: RootDir) -> Iterator[_Kept]:
     with suppress(FileNotFoundError):
         for path in (root.cache / "mounts").iterdir():
             with suppress(FileNotFoundError):
-                yield _Kept(path.stat().st_mtime, meter.take(path), path)
+                status = path.stat()
+                used_at = min(status.st_mtime, status.st_ctime)  # steps can set only the first, to any time
+                yield _Kept(used_at, meter.take(path), path)
 
 
 def _discard(root: RootDir, directory: Path) -> bool:

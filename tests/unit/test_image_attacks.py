@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import tarfile
 import tempfile
 import time
@@ -19,7 +20,9 @@ from lxcwrap.build.context import Source
 from lxcwrap.build.filedigests import FileDigests
 from lxcwrap.build.owners import find_owner
 from lxcwrap.build.placement import Placement
+from lxcwrap.build.step import RunStep
 from lxcwrap.buildsteps import BuildSteps
+from lxcwrap.digests import chain_ids
 from lxcwrap.errors import DockerfileError, FormatError, InvalidSpecError
 from lxcwrap.formats.archive import Archive
 from lxcwrap.formats.simplestreams import read_properties
@@ -28,6 +31,7 @@ from lxcwrap.storage.blobs import BlobStore
 from lxcwrap.storage.layers import LayerStore
 from lxcwrap.storage.layerwriter import Member, _record, read_tree, tar_chunks
 from lxcwrap.storage.packing import pack_layer
+from lxcwrap.storage.pruning import prune_build_cache
 from lxcwrap.storage.tarstream import TarReader
 from lxcwrap.storage.unpack import unpack_tar
 from tests.strategies import directory
@@ -184,6 +188,31 @@ def test_huge_files_of_a_context_are_not_read(tmp_path: Path) -> None:
             key(source, Placement(sources=("f",), destination="/"))
     finally:
         os.close(fd)
+
+
+def test_a_cache_cannot_make_itself_younger(builder: Builder) -> None:
+    """A step can set the time of its directory to the next century; it is pruned like others."""
+    directory = builder.store.root.cache / "mounts/cache"
+    directory.mkdir(parents=True)
+    os.utime(directory, (2**32, 2**32))
+    assert prune_build_cache(builder.store, keep_bytes=None, older_than_s=0) == 1
+    assert not directory.exists()
+
+
+def test_what_no_archive_holds_is_not_kept_of_a_step(builder: Builder) -> None:
+    """Access control lists: an image must not be another here than where it is checked or sent to."""
+    entries = ((1, 6, ~0), (2, 6, 1234), (4, 4, ~0), (16, 6, ~0), (32, 4, ~0))  # acl(5): user 1234 may write
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", t, p, i & 0xFFFFFFFF) for t, p, i in entries)
+
+    def act(step: RunStep) -> None:
+        for path in (step.draft.layer, step.draft.layer / "f"):
+            path.touch()
+            os.setxattr(path, "system.posix_acl_access", acl)
+
+    builder.runner.act = act
+    image = builder.store.config(builder.build("FROM base\nRUN x\n"))
+    layer = builder.store.layers.path(chain_ids(image.diff_ids)[-1])
+    assert os.listxattr(layer) == os.listxattr(layer / "f") == []
 
 
 # --- archives ---------------------------------------------------------------------------------------------
