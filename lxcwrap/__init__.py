@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .execution import Popen as Popen
     from .files import ContainerPath as ContainerPath
     from .files import ImagePath as ImagePath
+    from .files import VolumePath as VolumePath
     from .host import Host as Host
     from .host import default_host as default_host
     from .host import run as run
@@ -81,6 +82,8 @@ if TYPE_CHECKING:
     from .specs import Security as Security
     from .specs import State as State
     from .specs import Ulimit as Ulimit
+    from .volume import Volume as Volume
+    from .volumes import Volumes as Volumes
 
 __version__ = "0.1.0"
 
@@ -98,7 +101,7 @@ _HOME = {
         UnsupportedError VolumeNotFoundError WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
-    "files": "ContainerPath ImagePath",
+    "files": "ContainerPath ImagePath VolumePath",
     "host": "Host default_host run use_host",
     "image": "Image",
     "imagechanges": "ImageChanges",
@@ -108,6 +111,8 @@ _HOME = {
     "registry.credentials": "Credentials",
     "results": "Change Completed DiskUsage FileStat ImageUsage LogLine Process Pruned Stats",
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
+    "volume": "Volume",
+    "volumes": "Volumes",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_MODULE_OF)

@@ -32,7 +32,7 @@ from .inroot import (
 )
 from .results import FileStat
 
-__all__ = ["ContainerPath", "ImagePath", "Opener", "Root"]
+__all__ = ["ContainerPath", "ImagePath", "Opener", "Root", "VolumePath"]
 
 InnerPath = str | PurePosixPath
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # pathlib's exists() answers False to these
@@ -358,6 +358,20 @@ class ImagePath(TreePath):
 
     def __repr__(self) -> str:
         return f"ImagePath({str(self)!r}, image={self.image!r})"
+
+
+@frozen(repr=False, order=False)
+class VolumePath(TreePath):
+    """A path in a volume, to be used as a `pathlib.Path`; ids are those that containers see.
+
+    Links, ``..`` and absolute names are resolved within the volume. It has no ``__fspath__``, as
+    `ContainerPath`. Errors are OSErrors with pathlib's types; their `container` names the volume.
+    """
+
+    volume: str = field(kw_only=True)
+
+    def __repr__(self) -> str:
+        return f"VolumePath({str(self)!r}, volume={self.volume!r})"
 
 
 def _glob(root: Root, base: PurePosixPath, parts: tuple[str, ...]) -> list[PurePosixPath]:

@@ -24,6 +24,7 @@ from .storage.root import DEFAULT_ROOT
 
 if TYPE_CHECKING:
     from .check import Report
+    from .volumes import Volumes
 
 _current: ContextVar[Host | None] = ContextVar("lxcwrap_host", default=None)
 _default: dict[str, Host] = {}
@@ -64,6 +65,13 @@ class Host:
     def images(self) -> Images:
         """All images, and `load`, `import_rootfs`, `bootstrap` to make them."""
         return Images(self._machinery)
+
+    @cached_property
+    def volumes(self) -> Volumes:
+        """All named volumes, and `create` to make them."""
+        from .volumes import Volumes
+
+        return Volumes(self._machinery)
 
     def check(self) -> Report:
         """What this machine has and lacks for lxcwrap, each with the command that mends it."""

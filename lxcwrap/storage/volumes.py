@@ -2,7 +2,7 @@
 
 volumes/<name>/data          its files, with plain ids (0 is root): mounts show each container its own
 volumes/<name>/image         if it has a size, maybe: a file system that holds `data` instead (see disks)
-volumes/<name>/lock          held (flock) by whoever fills, backs up or restores it
+volumes/<name>/lock          held (flock) by whoever fills, backs up or restores it, and not empty meanwhile
 volumes/.new-<hex>/          one being made; its maker holds a lock (flock) on it
 
 Beside `data`, on the same file system:
@@ -29,6 +29,7 @@ from ..drivers.paths import open_in_root
 from ..errors import InvalidSpecError, KernelError, NameInUseError, StillUsedError, VolumeNotFoundError
 from ..specs import check_name
 from . import disks, sized
+from .deletion import delete_tree
 from .images import locked
 from .root import RootDir
 from .state import State
@@ -170,8 +171,15 @@ class VolumeStore:
             if name.startswith(_NEW):
                 self._reclaim(self._root.volumes / name)
         there = {name for name in names if self._is_complete(name)}
-        if there == set(self.names()):
-            return
+        if there != set(self.names()):
+            self._compare()
+        for name in there:
+            with suppress(OSError, VolumeNotFoundError):  # in use, or not to be mounted now: next time
+                if (self.directory(name) / "lock").stat().st_size:  # of a killed one
+                    with self.held(name, wait=False):
+                        pass
+
+    def _compare(self) -> None:
         with self._state.transaction() as change:  # nobody makes or removes one meanwhile
             known = set(self.names())
             there = {name for name in os.listdir(self._root.volumes) if self._is_complete(name)}
@@ -208,19 +216,28 @@ class VolumeStore:
                 os.close(fd)
 
     @contextmanager
-    def held(self, name: str) -> Iterator[str]:
+    def held(self, name: str, *, wait: bool = True) -> Iterator[str]:
         """The path of the directory that has its `data`, also for child processes, for the one who may make
-        drafts there; those of a killed one are cleared."""
+        drafts there; those of a killed one are cleared. BlockingIOError: another has it, and not `wait`."""
         self.row(name)
         with (
-            locked(self.directory(name) / "lock", fcntl.LOCK_EX),
+            self._marked(self.directory(name) / "lock", wait=wait),
             disks.opened(str(self.directory(name))) as fd,
         ):
             place = f"/proc/{os.getpid()}/fd/{fd}"
             for draft in os.listdir(place):
                 if draft.startswith(_DRAFT):
-                    shutil.rmtree(f"{place}/{draft}")
+                    delete_draft(place, f"{place}/{draft}")
             yield place
+
+    @contextmanager
+    def _marked(self, lock: Path, *, wait: bool) -> Iterator[None]:
+        with locked(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)):
+            lock.write_bytes(b"held")
+            try:
+                yield
+            finally:
+                os.truncate(lock, 0)
 
     def size(self, name: str) -> int | None:
         """Bytes it may have; None: no limit."""
@@ -258,7 +275,7 @@ class VolumeStore:
             status = os.stat(fill)
             os.chown(data, status.st_uid, status.st_gid)
             shutil.copystat(fill, data)
-            shutil.rmtree(fill)
+            delete_draft(place, fill)
 
 
 def make_nameless(directory: Path, root_fd: int, target: str) -> None:
@@ -272,6 +289,11 @@ def make_nameless(directory: Path, root_fd: int, target: str) -> None:
 def new_draft(place: str) -> str:
     """A name for something to be made in `VolumeStore.held`."""
     return f"{place}/{_DRAFT}{os.urandom(8).hex()}"
+
+
+def delete_draft(place: str, draft: str) -> None:
+    """Or whatever has its name by now; its depth may have no limit."""
+    delete_tree(Path(draft), lambda: Path(new_draft(place)))
 
 
 def copy_tree(root_fd: int, path: str, target: str) -> bool:

@@ -18,7 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from lines above its own, or from its own package.
 LEVELS = (
     {"__version__", "errors", "ids"},
-    {"checkedjson", "digests", "platforms", "results", "specs"},
+    {"checkedjson", "digests", "platforms", "policies", "results"},
+    {"specs"},
     {"imageconfig", "reference"},
     {"imagechanges", "oci"},
     {"drivers"},
@@ -38,6 +39,8 @@ LEVELS = (
     {"images"},
     {"container"},
     {"containers"},
+    {"backups", "volume"},
+    {"volumes"},
     {"check"},
     {"host"},
     {"testing"},
