@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from . import attaching
 from .container import Container
@@ -59,7 +59,7 @@ class Volume:
         return image if image.exists() else directory / "data"
 
     @property
-    def _row(self) -> Mapping[str, object]:
+    def _row(self) -> Mapping[str, Any]:
         return self._machinery.volume_store.row(self._name)
 
     # --- how it is ---
