@@ -61,9 +61,9 @@ class Place:
                 client.send(b"?")
             return client.recv(100).decode()
 
-    def reaches(self, where: Address, *, udp: bool = False) -> bool:
+    def reaches(self, where: Address, *, udp: bool = False, timeout_s: float = TIMEOUT_S) -> bool:
         try:
-            return bool(self.ask(where, udp=udp, timeout_s=TIMEOUT_S))
+            return bool(self.ask(where, udp=udp, timeout_s=timeout_s))
         except OSError:
             return False
 

@@ -43,7 +43,6 @@ table inet NAME {
   # Questions of containers to their name server stay its own. To ::1 the kernel cannot lead a connection
   # elsewhere, so it is refused, and not left to wait.
   chain published {
-    ct status dnat return
     meta l4proto { tcp, udp } th dport 53 ip daddr @gateways4 return
     meta l4proto { tcp, udp } th dport 53 ip6 daddr @gateways6 return
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
@@ -77,7 +76,6 @@ table inet NAME {
     iifname @internal drop
     oifname @internal drop
     ct status dnat accept
-    iifname @bridges oifname @bridges drop
     oifname @bridges drop
     iifname @bridges ct state invalid drop
   }
