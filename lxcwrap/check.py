@@ -107,6 +107,7 @@ def check(root: StrPath | None = None) -> Report:
         lambda: _tool("mmdebstrap", "images.bootstrap()", "mmdebstrap", "mmdebstrap"),
         lambda: _tool("nft", "networks", "nftables", "nftables"),
         lambda: _tool("dnsmasq", "names on networks", "dnsmasq-base", "dnsmasq"),
+        lambda: _tool("mkfs.xfs", "limits of the disk", "xfsprogs", "xfsprogs"),
         _loop_devices,
     )
     return Report(tuple(one() for one in checks))
@@ -361,4 +362,4 @@ def _tool(name: str, feature: str, debian: str, elsewhere: str) -> Item:
 def _loop_devices() -> Item:
     if os.path.exists("/dev/loop-control"):
         return Item("loop devices", Status.OK, "/dev/loop-control")
-    return Item("loop devices", Status.DEGRADED, "none; needed for volumes with a size only", "modprobe loop")
+    return Item("loop devices", Status.DEGRADED, "none; needed for limits of the disk only", "modprobe loop")

@@ -261,7 +261,7 @@ class Containers:
             found.id, config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )
         if spec.limits.disk is not None:
-            sized.check(machinery.root.containers, spec.limits.disk)
+            sized.check(machinery.root.trash, spec.limits.disk)
         made += machinery.volume_store.ensure(spec.volumes)
         slot = making.record(machinery, container_id, spec)
         making.furnish(machinery, container_id, spec, machinery.idmap(slot), lowers)

@@ -132,7 +132,8 @@ def _rows(root: Path) -> Iterator[str]:
         return
     state = sqlite3.connect(f"file:{root}/state.db?mode=ro", uri=True)
     try:
-        for table, columns in (("containers", "id, name, phase"), ("images", "id"), ("tags", "reference")):
+        tables = {"containers": "id, name, phase", "images": "id", "tags": "reference", "volumes": "name"}
+        for table, columns in tables.items():
             for row in state.execute(f"SELECT {columns} FROM {table}"):
                 yield f"row in {table}: {' '.join(row)}"
     finally:

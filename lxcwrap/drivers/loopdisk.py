@@ -22,6 +22,7 @@ from . import mounts
 XFS_LEAST = 300 << 20  # mkfs.xfs makes none smaller
 _TOOLS = {"xfs": ("mkfs.xfs", "-q", "-K"), "ext4": ("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard")}
 PACKAGES = {"mkfs.xfs": "xfsprogs", "mkfs.ext4": "e2fsprogs"}
+CONTROL = "/dev/loop-control"
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"  # users' own often has no sbin
 
 # linux/loop.h; struct loop_info64, within struct loop_config
@@ -175,7 +176,7 @@ def _new(path: str) -> int:
 
 
 def _free_device() -> int:
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    control = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
     try:
         number = fcntl.ioctl(control, _GET_FREE)
     finally:

@@ -19,15 +19,19 @@ from ..drivers import loopdisk, mounts, quota
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def missing_tool(directory: str, size: int) -> str | None:
-    """The program that `limit` would lack, to make something of `size` below `directory`."""
+def lack(directory: str, size: int) -> str | None:
+    """The program or device that `limit` would need, for `size` bytes on the file system of `directory`."""
+    if _has_quotas(directory):
+        return None
     tool = loopdisk.tool_for(size)
-    return None if _has_quotas(directory) or loopdisk.find_tool(tool) else tool
+    if loopdisk.find_tool(tool) is None:
+        return tool
+    return None if os.path.exists(loopdisk.CONTROL) else loopdisk.CONTROL
 
 
 def limit(directory: str, size: int) -> None:
     """Let the new, empty `directory` have `size` bytes. Raises OSError; then it is of no use."""
-    if _has_quotas(os.path.dirname(directory)):
+    if _has_quotas(directory):
         quota.limit(directory, size)
     else:
         loopdisk.make(f"{directory}/image", size)

@@ -11,15 +11,18 @@ from . import disks
 
 
 def check(below: Path, size: int) -> None:
-    """Whether something of `size` bytes can be made `below`. Raises UnsupportedError."""
-    tool = disks.missing_tool(str(below), size)
-    if tool:
-        raise UnsupportedError(f"a limit of the disk needs {tool}", f"apt install {PACKAGES[tool]}")
+    """Whether something of `size` bytes can be made on the file system of `below`, where it is tried. Raises
+    UnsupportedError."""
+    lack = disks.lack(str(below), size)
+    if lack in PACKAGES:
+        raise UnsupportedError(f"a limit of the disk needs {lack}", f"apt install {PACKAGES[lack]}")
+    if lack:
+        raise UnsupportedError(f"a limit of the disk needs {lack}", "modprobe loop")
 
 
 def limit(directory: Path, size: int, what: str) -> None:
     """Let the new, empty `directory` have `size` bytes. Raises UnsupportedError, KernelError."""
-    check(directory.parent, size)
+    check(directory, size)
     try:
         disks.limit(str(directory), size)
     except OSError as error:
