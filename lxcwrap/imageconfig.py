@@ -105,7 +105,7 @@ def _parse_env(lines: Iterable[str]) -> dict[str, str]:
 class ImageConfig:
     """What an image says of itself and of the process it is made for. `diff_ids`: the lowest layer first.
 
-    on_build: instructions of a Dockerfile, for builds upon this image (Docker's, not in the OCI specification).
+    on_build: instructions of a Dockerfile, for builds upon this image (Docker's, not in OCI's specification).
     """
 
     diff_ids: tuple[Digest, ...]
