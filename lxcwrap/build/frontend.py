@@ -93,6 +93,8 @@ def _options(keywords: BuildKeywords) -> BuildOptions:
         raise InvalidSpecError(f"network={network!r}: RUN has 'none' or the 'host''s")
     if not isinstance(limits, Limits | None):
         raise TypeError(f"limits= takes Limits(...), not {limits!r}")
+    if limits and limits.disk is not None:
+        raise InvalidSpecError("limits=Limits(disk=...): what a build writes is a layer, which has no limit")
     args = check_env(keywords["build_args"])
     return BuildOptions(
         platform=Platform.parse(platform) if platform else Platform.host(),
