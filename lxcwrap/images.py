@@ -262,8 +262,8 @@ class Images:
         secrets: for ``RUN --mount=type=secret``, by id: text or bytes, or the path object of a file.
         labels: added to those of the Dockerfile. platform: what the image is for, by default this machine.
         no_cache: run every step anew. network: that of RUN where it does not say: ``"none"``, or the
-        ``"host"``'s, which no RUN has if it is not allowed here. limits: of each RUN. pull: when to pull the images that FROM names: if they are
-        ``"missing"``, ``"always"`` or ``"never"``.
+        ``"host"``'s, which no RUN has if it is not allowed here. limits: of each RUN. pull: when to pull the
+        images that FROM names: if they are ``"missing"``, ``"always"`` or ``"never"``.
 
         With SOURCE_DATE_EPOCH in the environment or in build_args the same content gives the same image.
 
