@@ -15,19 +15,25 @@ from attrs import evolve
 
 from .errors import InvalidSpecError
 from .ids import RANGE_SIZE
+from .netspecs import Endpoint, Port
 from .oci import ImageConfig
+from .policies import TIMING, HealthCheck, RestartPolicy
 from .specs import (
     ContainerSpec,
     Device,
     Limits,
     Mount,
+    Named,
     Security,
     Ulimit,
     check_argv,
     check_env,
+    check_name,
     parse_signal,
 )
 from .supervisor.plan import ALL_CAPABILITIES, environment
+
+NetworkOption = str | Named | Sequence[str | Named] | Mapping[str, Endpoint] | Mapping[Any, Endpoint]
 
 
 class ContainerOptions(TypedDict, total=False):
@@ -39,6 +45,10 @@ class ContainerOptions(TypedDict, total=False):
     mounts: `Mount.bind`, `Mount.tmpfs`, `Mount.volume`; they take the place of volumes the image declares
     there or below.
     tmpfs: targets of plain tmpfs mounts.  limits: `Limits`.  disk: short for ``Limits(disk=...)``.
+    network: names of networks, or `Network`, one or a list, or a dict of them to `Endpoint`; ``"default"`` is
+    made when it is first used. ``"none"``, which is the default: loopback alone. ``"host"``: that of the host
+    itself. ``"container:NAME"``: that of a container that runs.
+    publish: `Port`, of the host, that lead to it.
     read_only: the root file system cannot be written.  shm_size: of /dev/shm, bytes or text.
     ulimits: `Ulimit`.  sysctls: of the container's own network and IPC.  extra_hosts: name to address.
     labels: added to the image's.  oom_score_adj: -1000..1000.
@@ -47,6 +57,7 @@ class ContainerOptions(TypedDict, total=False):
     devices: host nodes to give, ``"/dev/fuse"`` or `Device`.  cap_add, cap_drop: ``"NET_ADMIN"``, ``"ALL"``.
     privileged, seccomp, no_new_privs, masked_paths: see `Security`.
     log_max_bytes (a file), log_max_files: rotation of the log.
+    restart: `RestartPolicy`.  health: `HealthCheck`, in place of the image's.
     """
 
     name: str | None
@@ -62,6 +73,8 @@ class ContainerOptions(TypedDict, total=False):
     tmpfs: Sequence[str]
     limits: Limits
     disk: int | str
+    network: NetworkOption
+    publish: Sequence[Port]
     read_only: bool
     shm_size: int | str
     ulimits: Sequence[Ulimit]
@@ -79,13 +92,15 @@ class ContainerOptions(TypedDict, total=False):
     masked_paths: bool
     log_max_bytes: int | str
     log_max_files: int
+    restart: RestartPolicy
+    health: HealthCheck
 
 
 _KNOWN = frozenset(ContainerOptions.__annotations__)
 # Taken over as they are; the others are translated below.
 _PLAIN = (
     *("read_only", "shm_size", "oom_score_adj", "tty", "init"),
-    *("log_max_bytes", "log_max_files"),
+    *("log_max_bytes", "log_max_files", "restart"),
 )
 _SECURITY = ("privileged", "seccomp", "no_new_privs", "masked_paths")
 _FLAGS = frozenset((*_SECURITY, "read_only", "tty"))
@@ -136,6 +151,8 @@ def make_spec(
         extra_hosts=_extra_hosts(options),
         security=security,
         auto_remove=auto_remove,
+        **_network(options),
+        health=_health(config, options),
         **{key: options[key] for key in _PLAIN if key in options},  # type: ignore[literal-required]  # keys of the TypedDict
     )
 
@@ -147,6 +164,60 @@ def _mounts(config: ImageConfig, options: ContainerOptions) -> tuple[Mount, ...]
     covered = {mount.target for mount in given}
     declared = sorted({posixpath.normpath("/" + path.lstrip("/")) for path in config.volumes})
     return (*given, *(Mount(kind="volume", target=path) for path in declared if not _is_below(path, covered)))
+
+
+def _health(config: ImageConfig, options: ContainerOptions) -> HealthCheck | None:
+    """The caller's, or the image's; None: none."""
+    check = options["health"] if "health" in options else _image_health(config)
+    return None if isinstance(check, HealthCheck) and check.kind == "none" else check
+
+
+def _image_health(config: ImageConfig) -> HealthCheck | None:
+    said = config.healthcheck
+    if said is None or len(said.test) < 2:  # ("NONE",), or nothing
+        return None
+    kind, *words = said.test
+    if kind not in ("CMD", "CMD-SHELL"):
+        raise InvalidSpecError(f"the image's health check {kind!r} is unknown: give health=")
+    argv = words if kind == "CMD" else ("/bin/sh", "-c", words[0])
+    timing = {name: value for name in TIMING if (value := getattr(said, name)) is not None}
+    return HealthCheck.command(argv, **timing)
+
+
+def _network(options: ContainerOptions) -> dict[str, Any]:
+    given: Any = options.get("network", "none")
+    publish = _each("publish", options, Port)
+    mode = given if isinstance(given, str) else ""
+    if mode == "host" or mode.startswith("container:"):
+        return {"network_mode": mode, "publish": publish}
+    networks = {} if mode == "none" else _endpoints(given)
+    return {"networks": networks, "publish": publish}
+
+
+def _endpoints(given: Any) -> dict[str, Endpoint]:
+    """By name of the network."""
+    if isinstance(given, str) or hasattr(given, "name"):
+        given = (given,)
+    if not isinstance(given, Iterable):
+        raise TypeError(f"network= takes a name, a Network, a list or dict of them, not {given!r}")
+    items = given.items() if isinstance(given, Mapping) else [(each, Endpoint()) for each in given]
+    found: dict[str, Endpoint] = {}
+    which: Any
+    for which, endpoint in items:
+        name = check_network_name(getattr(which, "name", which))
+        if not isinstance(endpoint, Endpoint):
+            raise TypeError(f"network= takes a dict to Endpoint(...), and {endpoint!r} is none")
+        if name in found:
+            raise InvalidSpecError(f"network {name!r} is named twice")
+        found[name] = endpoint
+    return found
+
+
+def check_network_name(name: str) -> str:
+    """`name`, or InvalidSpecError: no name for a network, also as it means something else."""
+    if name in ("none", "host"):
+        raise InvalidSpecError(f"network name {name!r} has a meaning of its own: choose another")
+    return check_name(name, "network")
 
 
 def _limits(options: ContainerOptions) -> Limits:
@@ -295,7 +366,8 @@ _ADVICE = {
     "environment": "use env=",
     "mem_limit": "use limits=Limits(memory=...)",
     "pids_limit": "use limits=Limits(pids=...)",
-    "ports": "networks come later; use exec() or call() to reach it",
+    "ports": "use publish=[Port(80, host_port=8080)]",
+    "network_mode": "use network=",
     "remove": "run() always removes; launch() takes auto_remove=True",
     "shell": "use sh=",
     "timeout": "use timeout_s=",

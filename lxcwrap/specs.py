@@ -14,19 +14,21 @@ from typing import Any, Literal, Protocol
 from attrs import Attribute, asdict, field, frozen
 
 from .errors import InvalidSpecError
+from .netspecs import Endpoint, Port
+from .policies import HealthCheck, RestartPolicy
 
 StrPath = str | os.PathLike[str]
 
 
 class State(StrEnum):
-    """OCI runtime states, plus PAUSED (LXC: FROZEN)."""
+    """OCI runtime states, plus PAUSED (LXC: FROZEN), and RESTARTING: it has ended, and will be started again."""
 
     CREATING, CREATED, RUNNING = "creating", "created", "running"
-    PAUSED, STOPPED = "paused", "stopped"
+    PAUSED, STOPPED, RESTARTING = "paused", "stopped", "restarting"
 
     @property
     def can_start(self) -> bool:
-        return self in (State.CREATED, State.STOPPED)
+        return self in (State.CREATED, State.STOPPED, State.RESTARTING)
 
     @property
     def is_alive(self) -> bool:
@@ -363,6 +365,11 @@ class ContainerSpec:
     oom_score_adj: int = 0
     security: Security = field(factory=Security)
     auto_remove: bool = False
+    network_mode: str = "own"  # or "host", or "container:ID"
+    networks: Mapping[str, Endpoint] = field(factory=dict)
+    publish: tuple[Port, ...] = ()
+    restart: RestartPolicy = field(factory=RestartPolicy)
+    health: HealthCheck | None = None
     log_max_bytes: int = field(default=16 << 20, converter=parse_size, validator=_positive)
     log_max_files: int = 3
 
@@ -382,6 +389,14 @@ class ContainerSpec:
             raise InvalidSpecError(f"init={self.init!r}: must be True, False or 'system'")
         if not isinstance(self.limits, Limits):
             raise TypeError(f"limits= takes Limits(...), not {self.limits!r}")
+        if not isinstance(self.restart, RestartPolicy):
+            raise TypeError(f"restart= takes a RestartPolicy, not {self.restart!r}")
+        if self.health is not None and not isinstance(self.health, HealthCheck):
+            raise TypeError(f"health= takes a HealthCheck, not {self.health!r}")
+        if self.auto_remove and self.restart.when != "no":
+            raise InvalidSpecError("a container that removes itself cannot be restarted: use one of the two")
+        if self.network_mode != "own":
+            self._check_borrowed_network()
         if self.log_max_files < 1:
             raise InvalidSpecError(f"log_max_files={self.log_max_files}: must be at least 1")
         if not -1000 <= self.oom_score_adj <= 1000:
@@ -392,6 +407,19 @@ class ContainerSpec:
         for target in targets:
             if targets.count(target) > 1:
                 raise InvalidSpecError(f"two mounts at {target}: each target can be used once")
+
+    def _check_borrowed_network(self) -> None:
+        kind, _, owner = self.network_mode.partition(":")
+        if not (self.network_mode == "host" or (kind == "container" and owner)):
+            raise InvalidSpecError(
+                f"network {self.network_mode!r}: must be a network's name, 'none', 'host' or 'container:NAME'"
+            )
+        if self.networks or self.publish:
+            raise InvalidSpecError(
+                f"network={self.network_mode!r}: it has no network of its own to connect or publish ports of"
+            )
+        if any(name.startswith("net.") for name in self.sysctls):
+            raise InvalidSpecError(f"network={self.network_mode!r}: sysctls net.* would not be its own")
 
 
 def spec_to_json(spec: ContainerSpec) -> str:
@@ -404,10 +432,15 @@ def spec_from_json(text: str) -> ContainerSpec:
     values = json.loads(text)
     security = values.pop("security")
     devices = tuple(Device(**device) for device in security.pop("devices"))
+    networks = values.pop("networks", {})
     nested: dict[str, Any] = {
+        "networks": {name: Endpoint(**endpoint) for name, endpoint in networks.items()},
+        "publish": tuple(Port(**port) for port in values.pop("publish", ())),
         "mounts": tuple(Mount(**mount) for mount in values.pop("mounts")),
         "ulimits": tuple(Ulimit(**limit) for limit in values.pop("ulimits")),
         "limits": Limits(**values.pop("limits")),
+        "restart": RestartPolicy(**values.pop("restart", {})),
+        "health": HealthCheck(**health) if (health := values.pop("health", None)) else None,
         "security": Security(devices=devices, **{key: _tuple(value) for key, value in security.items()}),
     }
     return ContainerSpec(**{**{key: _tuple(value) for key, value in values.items()}, **nested})

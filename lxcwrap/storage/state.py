@@ -5,6 +5,8 @@ containers(id, name, image_id, slot = index of the id range, spec) >─ images
 sources(digest, repository) >─ images: where registries have an image, or had it
 build_cache(key, chain_id, blob): what build steps made
 volumes(name) ─< volume_uses >─ containers: which volumes a container has
+networks(id, name) ─< endpoints >─ containers: the addresses that are leased, and to whom
+containers ─< ports: of the host that lead to a container
 """
 
 from __future__ import annotations
@@ -101,6 +103,45 @@ MIGRATIONS = (
         PRIMARY KEY (container_id, volume)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX volume_uses_by_volume ON volume_uses(volume);
+    """,
+    """
+    CREATE TABLE networks (
+        id TEXT PRIMARY KEY,              -- 64 hex digits
+        name TEXT NOT NULL UNIQUE,
+        spec TEXT NOT NULL,               -- JSON of a NetworkSpec
+        bridge TEXT NOT NULL UNIQUE,      -- name of the link
+        created_at REAL NOT NULL,
+        last_ip TEXT NOT NULL DEFAULT '', -- the address leased last
+        last_ip6 TEXT NOT NULL DEFAULT ''
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE endpoints (              -- one container on one network
+        container_id TEXT NOT NULL REFERENCES containers(id) ON DELETE CASCADE,
+        network_id TEXT NOT NULL REFERENCES networks(id) ON DELETE RESTRICT,
+        position INTEGER NOT NULL,        -- the first gives the default route
+        interface TEXT NOT NULL,          -- name of the link inside
+        link TEXT NOT NULL UNIQUE,        -- name of its other end on the host
+        ip TEXT NOT NULL,
+        ip6 TEXT,
+        mac TEXT NOT NULL,
+        aliases TEXT NOT NULL,            -- JSON: further names
+        owner_pid INTEGER,                -- who is making or removing it in a running container, or NULL:
+        owner_start INTEGER,              -- that of a dead owner is removed
+        PRIMARY KEY (container_id, network_id),
+        UNIQUE (network_id, ip),
+        UNIQUE (network_id, ip6),
+        UNIQUE (network_id, mac),
+        UNIQUE (container_id, interface)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE ports (
+        container_id TEXT NOT NULL REFERENCES containers(id) ON DELETE CASCADE,
+        network_id TEXT REFERENCES networks(id) ON DELETE SET NULL,
+        protocol TEXT NOT NULL,           -- tcp, udp, sctp
+        host_ip TEXT NOT NULL,            -- empty: all of the host's addresses
+        host_port INTEGER NOT NULL,
+        container_port INTEGER NOT NULL,
+        PRIMARY KEY (protocol, host_ip, host_port)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX ports_by_container ON ports(container_id);
     """,
 )
 
