@@ -26,11 +26,12 @@ MAX_NAME = 4096  # PATH_MAX
 MAX_EXTENSION = 1 << 20  # bytes of the extended headers of one entry: names, xattrs, sparse map
 MAX_ID = (1 << 32) - 2  # 2**32 - 1 is -1, by which chown(2) means "leave it"
 _MAX_SIZE = (1 << 63) - 1
-_MAX_SECONDS = 1 << 40
+_MAX_NS = 10**9 << 40
 
 XATTR_PREFIX = b"SCHILY.xattr."
 _SPARSE_PREFIX = b"GNU.sparse."
 _KEYS = frozenset((b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"))
+_EXTENSION = (b"x", b"g", b"L", b"K")
 _DECIMAL = re.compile(rb"(-?)(\d{1,20})(?:\.(\d*))?")
 
 
@@ -53,6 +54,9 @@ KIND_OF_FLAG: Mapping[bytes, Kind] = {
     b"5": Kind.DIRECTORY,
     b"6": Kind.FIFO,
 }
+
+
+_DEVICES = (Kind.CHAR, Kind.BLOCK)
 
 
 class Entry(NamedTuple):
@@ -176,7 +180,7 @@ class TarReader:
             xattrs: dict[bytes, bytes] = {}
             long_name = long_link = b""
             extension = 0
-            while (flag := header[156:157]) in (b"x", b"g", b"L", b"K"):
+            while (flag := header[156:157]) in _EXTENSION:
                 extension += (size := field_number(header, 124, 136))
                 if size < 0 or extension > MAX_EXTENSION:
                     raise FormatError("archive", f"an extended header has more than {MAX_EXTENSION} bytes")
@@ -193,7 +197,9 @@ class TarReader:
                     raise _truncated()
             if flag == b"V":  # a volume label of GNU tar: no member
                 continue
-            yield self._begin(header, {**self._globals, **records}, xattrs, long_name, long_link)
+            if self._globals:
+                records = {**self._globals, **records}
+            yield self._begin(header, records, xattrs, long_name, long_link)
             self._stream.skip(self._data + self._padding)
 
     def _next_header(self) -> bytes:
@@ -238,8 +244,9 @@ class TarReader:
         kind = KIND_OF_FLAG.get(flag)
         if kind is None:
             raise FormatError(f"archive entry {os.fsdecode(name)!r}", f"has the unknown type {flag!r}")
-        if kind is Kind.FILE and name.endswith(b"/"):
-            kind = Kind.DIRECTORY  # as tar wrote them before there was a type for them
+        is_file = kind is Kind.FILE
+        if is_file and name.endswith(b"/"):
+            is_file, kind = False, Kind.DIRECTORY  # as tar wrote them before there was a type for them
         link = records.get(b"linkpath") or long_link or _until_nul(header[157:257])
         size, uid, gid = _number(header[124:136]), _number(header[108:116]), _number(header[116:124])
         mtime_ns = _number(header[136:148]) * 10**9
@@ -248,13 +255,13 @@ class TarReader:
             uid = _record_number(records, b"uid", MAX_ID, uid)
             gid = _record_number(records, b"gid", MAX_ID, gid)
             mtime_ns = _record_mtime_ns(records, mtime_ns)
-        if kind is not Kind.FILE:
+        if not is_file:
             size = 0  # what the field says of a link or directory is no number of bytes that follow
         self._data, self._padding, self._segments = size, -size % BLOCK, None
-        if kind is Kind.FILE and (flag == b"S" or _is_sparse(records)):
+        if is_file and (flag == b"S" or (records and _is_sparse(records))):
             size, name = self._read_sparse(header, records, name)
         device = (0, 0)
-        if kind in (Kind.CHAR, Kind.BLOCK):
+        if kind in _DEVICES:
             device = _number(header[329:337]), _number(header[337:345])
         entry = Entry(
             name, kind, _number(header[100:108]) & 0o7777, uid, gid, mtime_ns, size, link, device,
@@ -334,20 +341,19 @@ def _ustar_name(header: bytes) -> bytes:
 
 
 def _check_entry(entry: Entry) -> None:
-    if len(entry.name) > MAX_NAME or len(entry.link) > MAX_NAME:
-        raise entry._replace(name=entry.name[:80] + b"...").error(f"a name has more than {MAX_NAME} bytes")
-    if b"\0" in entry.name or b"\0" in entry.link:
+    name, kind, _, uid, gid, mtime_ns, size, link, device, _ = entry
+    if len(name) > MAX_NAME or len(link) > MAX_NAME:
+        raise entry._replace(name=name[:80] + b"...").error(f"a name has more than {MAX_NAME} bytes")
+    if b"\0" in name or b"\0" in link:
         raise entry.error("a name holds a NUL byte")
-    if not (0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
-        raise entry.error(f"owner {entry.uid}:{entry.gid} is impossible")
-    if not 0 <= entry.size <= _MAX_SIZE:
-        raise entry.error(f"size {entry.size} is impossible")
-    if abs(entry.mtime_ns) > _MAX_SECONDS * 10**9:
+    if not (0 <= uid <= MAX_ID and 0 <= gid <= MAX_ID):
+        raise entry.error(f"owner {uid}:{gid} is impossible")
+    if not 0 <= size <= _MAX_SIZE:
+        raise entry.error(f"size {size} is impossible")
+    if not -_MAX_NS <= mtime_ns <= _MAX_NS:
         raise entry.error("its time is impossible")
-    if entry.kind in (Kind.CHAR, Kind.BLOCK) and not (
-        0 <= entry.device[0] < 1 << 12 and 0 <= entry.device[1] < 1 << 20
-    ):
-        raise entry.error(f"device number {entry.device} is impossible")
+    if kind in _DEVICES and not (0 <= device[0] < 1 << 12 and 0 <= device[1] < 1 << 20):
+        raise entry.error(f"device number {device} is impossible")
 
 
 # --- PAX records --------------------------------------------------------------------------------------------
@@ -373,7 +379,7 @@ def _merge(payload: bytes, records: dict[bytes, bytes], xattrs: dict[bytes, byte
 
 
 def _is_sparse(records: dict[bytes, bytes]) -> bool:
-    return bool(records) and any(key.startswith(_SPARSE_PREFIX) for key in records)
+    return any(key.startswith(_SPARSE_PREFIX) for key in records)
 
 
 def _record_number(records: dict[bytes, bytes], key: bytes, limit: int, default: int) -> int:
