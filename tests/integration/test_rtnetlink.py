@@ -217,6 +217,11 @@ def rate(source: Place, where: Place, address: str) -> float:
     return received * 8 / taken
 
 
+def limited_to(bps: int, rate: float) -> bool:
+    """Never more; on a busy machine it may be less."""
+    return bps * 0.4 < rate < bps * 1.1
+
+
 def _send_until(sender: socket.socket, end: float) -> None:
     with sender:
         while time.monotonic() < end:
@@ -224,18 +229,18 @@ def _send_until(sender: socket.socket, end: float) -> None:
 
 
 def test_rates_are_limited_both_ways_and_change_while_it_runs(pair: Pair) -> None:
-    """Within a tenth of what was asked for; the last of the limits takes its device along."""
+    """And the last of the limits takes its device along."""
     net = pair.host.net
     to_container = (pair.host, pair.container, "10.1.0.2")
     from_container = (pair.container, pair.host, "10.1.0.1")
     before = read_links(net)
     for bps in (20_000_000, 200_000_000):
         traffic.set_limits(net, "veth", "detour", sent_bps=bps, received_bps=bps)
-        assert rate(*to_container) == pytest.approx(bps, rel=0.1)
-        assert rate(*from_container) == pytest.approx(bps, rel=0.1)
+        assert limited_to(bps, rate(*to_container))
+        assert limited_to(bps, rate(*from_container))
     traffic.set_limits(net, "veth", "detour", received_bps=20_000_000)
     assert rate(*to_container) > 400_000_000
-    assert rate(*from_container) == pytest.approx(20_000_000, rel=0.1)
+    assert limited_to(20_000_000, rate(*from_container))
     for _ in range(2):
         traffic.set_limits(net, "veth", "detour")
     assert rate(*from_container) > 400_000_000
@@ -249,7 +254,7 @@ def test_a_limit_is_mended_when_half_of_it_is_there(pair: Pair) -> None:
     traffic.set_limits(net, "veth", "detour", received_bps=20_000_000)
     net.apply(links.delete("detour"))
     traffic.set_limits(net, "veth", "detour", received_bps=20_000_000)
-    assert rate(pair.container, pair.host, "10.1.0.1") == pytest.approx(20_000_000, rel=0.1)
+    assert limited_to(20_000_000, rate(pair.container, pair.host, "10.1.0.1"))
 
 
 def test_a_detour_is_removed_when_its_link_has_gone(pair: Pair) -> None:
