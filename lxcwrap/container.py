@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from signal import SIGKILL
 from types import TracebackType
 from typing import Literal, ParamSpec, TypeVar, Unpack
 
@@ -82,6 +83,11 @@ class Container:
         return self._look().exit.get("exit_code")
 
     @property
+    def restart_count(self) -> int:
+        """How often its policy has restarted it since a user started it; the restart it waits for counts."""
+        return int((self._machinery.records(self._id).read("restart") or {}).get("count", 0))
+
+    @property
     def oom_killed(self) -> bool:
         """Whether the kernel killed one of its processes for want of memory, in its last run or until now."""
         return lifecycle.was_oom_killed(self._machinery, self._id)
@@ -135,8 +141,17 @@ class Container:
         )
 
     def kill(self, signal: str | int = "KILL") -> None:
-        """Send the main process a signal, such as ``"HUP"``. Raises WrongStateError when it does not run."""
-        lifecycle.send(self._require("kill", State.RUNNING, State.PAUSED), parse_signal(signal))
+        """Send the main process a signal, such as ``"HUP"``. After KILL or its stop signal it is not
+        restarted. Raises WrongStateError when it does not run."""
+        number = parse_signal(signal)
+        states = [State.RUNNING, State.PAUSED]
+        if number in (SIGKILL, self.spec.stop_signal):
+            run = self._require("kill", *states, State.RESTARTING)
+            lifecycle.call_off_restart(self._machinery, self._id)
+        else:
+            run = self._require("kill", *states)
+        if run.state.is_alive:
+            lifecycle.send(run, number)
 
     def restart(self, *, timeout_s: float = 10.0) -> Container:
         """Stop, if it runs, and start."""

@@ -219,7 +219,7 @@ class Containers:
         for container in self.list():
             with suppress(ContainerNotFoundError, WrongStateError):
                 name = container.name
-                if container.state.can_start:
+                if container.state in (State.CREATED, State.STOPPED):
                     container.remove()
                     removed.append(name)
         return removed

@@ -30,6 +30,7 @@ from .execution import Streams
 from .machinery import Machinery
 from .specs import ContainerSpec, Limits, State, spec_from_json, spec_to_json
 from .storage import sized
+from .supervisor import restarting
 from .supervisor.client import Conversation
 from .supervisor.plan import plan_limits
 from .supervisor.records import Record
@@ -68,7 +69,8 @@ def look(machinery: Machinery, container_id: str) -> Run:
     ended = records.read("exit")
     run = records.read("run") or {}
     if ended is not None:
-        return Run(State.STOPPED, run, ended)
+        pending = restarting.is_pending(records)
+        return Run(State.RESTARTING if pending else State.STOPPED, run, ended)
     if run:
         if start_time(run["monitor"]) != run["monitor_start"]:
             # Its monitor was killed, or has ended between the two reads.
@@ -79,6 +81,8 @@ def look(machinery: Machinery, container_id: str) -> Run:
         frozen = machinery.cgroups.is_frozen(container_id)
         return Run(State.PAUSED if frozen else State.RUNNING, run, {})
     phase = row(machinery, container_id)["phase"]
+    if restarting.is_pending(records):  # between the two runs
+        return Run(State.RESTARTING, {}, {})
     return Run(State.CREATING if phase in ("creating", "building") else State.CREATED, {}, {})
 
 
@@ -111,6 +115,8 @@ def begin(
         "log": {"max_bytes": spec.log_max_bytes, "max_files": spec.log_max_files},
         "stdio": streams.names,
     }
+    if spec.restart.when != "no":
+        message["restart"] = asdict(spec.restart)
     try:
         return machinery.supervisor.ask(message, [*streams.fds, *given], what=f"start of {spec.name}")
     finally:
@@ -123,6 +129,8 @@ def start(machinery: Machinery, container_id: str) -> None:
     spec, state = _parsed(record["spec"]), look(machinery, container_id).state
     if not state.can_start:
         raise WrongStateError(spec.name, state, "start")
+    if state == State.RESTARTING:
+        restarting.give_way(machinery.records(container_id))
     run_up(machinery, container_id, spec, record["slot"])
 
 
@@ -216,8 +224,17 @@ def _exit_record(machinery: Machinery, container_id: str, file: IO[bytes]) -> Re
 
 
 def stop(machinery: Machinery, container_id: str, name: str, number: int, timeout_s: float) -> Record:
-    """Signal, wait, kill. The exit record. Nothing happens to a container that does not run."""
+    """Signal, wait, kill. The exit record. Nothing happens to a container that does not run, but that it will
+    not be restarted."""
+    has_policy = call_off_restart(machinery, container_id)
     run = look(machinery, container_id)
+    while has_policy and not run.state.is_alive:
+        with (
+            suppress(BlockingIOError, FileNotFoundError),  # it runs after all; it was removed
+            machinery.records(container_id).held(_END_TIMEOUT_S),
+        ):
+            return look(machinery, container_id).exit  # nobody has begun to start it
+        run = look(machinery, container_id)
     if not run.state.is_alive:
         return run.exit
     if run.state == State.PAUSED:
@@ -227,6 +244,15 @@ def stop(machinery: Machinery, container_id: str, name: str, number: int, timeou
         return wait(machinery, container_id, name, timeout_s)
     except TimeoutExpired:
         return kill_and_wait(machinery, container_id, name)
+
+
+def call_off_restart(machinery: Machinery, container_id: str) -> bool:
+    """Let it stay down, once it is; whether it has a policy by which it would not."""
+    if spec_of(machinery, container_id).restart.when == "no":
+        return False
+    with suppress(FileNotFoundError):  # it was removed
+        restarting.call_off(machinery.records(container_id))
+    return True
 
 
 def kill_and_wait(machinery: Machinery, container_id: str, name: str) -> Record:
@@ -298,6 +324,7 @@ def remove(machinery: Machinery, container_id: str, name: str, *, force: bool) -
             state = look(machinery, container_id).state
             if not force and not state.can_start:
                 raise WrongStateError(name, state, "remove")
+            call_off_restart(machinery, container_id)
             if state.is_alive:
                 with suppress(WrongStateError):  # it ended, and another start is under way
                     kill_and_wait(machinery, container_id, name)

@@ -21,7 +21,7 @@ StrPath = str | os.PathLike[str]
 
 
 class State(StrEnum):
-    """OCI runtime states, plus PAUSED (LXC: FROZEN), and RESTARTING: it has ended, and will be started again."""
+    """OCI runtime states, plus PAUSED (LXC: FROZEN) and RESTARTING: ended, and about to be started again."""
 
     CREATING, CREATED, RUNNING = "creating", "created", "running"
     PAUSED, STOPPED, RESTARTING = "paused", "stopped", "restarting"

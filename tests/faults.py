@@ -110,9 +110,9 @@ def arm(root: str) -> None:
 def armed_server(host: Host) -> Iterator[tuple[Callable[[str, int], None], Callable[[], bool]]]:
     """Fork-servers of `host` are armed within. Gives two functions: one sets role and line, for the first
     process that executes so many; the other disarms, and says whether one has been struck."""
-    from lxcwrap.supervisor import client
+    from lxcwrap.supervisor import spawning
 
-    before, here = client._BOOT, str(Path(__file__).parents[1])
+    before, here = spawning.BOOT, str(Path(__file__).parents[1])
     call = f"sys.path.insert(0, {here!r}); from tests.faults import arm; arm({{root!r}}); "
     control = host.root / "run/fault"
 
@@ -126,11 +126,11 @@ def armed_server(host: Host) -> Iterator[tuple[Callable[[str, int], None], Calla
         control.unlink(missing_ok=True)
         return struck
 
-    client._BOOT = before.replace("from lxcwrap", call + "from lxcwrap", 1)
+    spawning.BOOT = before.replace("from lxcwrap", call + "from lxcwrap", 1)
     try:
         yield set_fault, was_struck
     finally:
-        client._BOOT = before
+        spawning.BOOT = before
         was_struck()
         host._machinery.supervisor.stop()
 

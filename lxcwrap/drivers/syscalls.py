@@ -115,6 +115,11 @@ def close_on_exec_from(first: int) -> None:
     syscall("close_range", CLOSE_RANGE, first, 0xFFFFFFFF, 4)
 
 
+def close_all_from(first: int) -> None:
+    """Close all descriptors from `first` on."""
+    syscall("close_range", CLOSE_RANGE, first, 0xFFFFFFFF, 0)
+
+
 def set_process_name(name: str) -> None:
     """What `ps` and `top` show; 15 bytes at most."""
     fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)

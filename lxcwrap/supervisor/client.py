@@ -6,13 +6,9 @@ Any thread and any process may use it; each request has a connection of its own.
 
 from __future__ import annotations
 
-import fcntl
-import importlib.util
 import os
 import select
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,12 +16,10 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import SupervisorError, UnsupportedError
-from ..storage.images import locked
-from . import wire
+from . import spawning, wire
 
 _START_TIMEOUT_S = 30.0
 _END_TIMEOUT_S = 5.0
-_BOOT = "import sys; sys.path[:0] = {paths!r}; from lxcwrap.supervisor.boot import main; main({root!r}, {fd})"
 
 
 class Conversation:
@@ -113,67 +107,24 @@ class Supervisor:
 
     def _hello(self, *, retire: bool) -> int | None:
         try:
-            with self._open() as sock:
+            with spawning.connect(os.fspath(self._root)) as sock:
                 wire.send(sock, {"op": "hello", "retire": retire})
                 answer = wire.receive(sock)
         except OSError:
             return None
         return int(answer[0]["pid"]) if answer else None
 
-    def _open(self) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            # A path beyond the 107 bytes of sun_path is reached through a descriptor of its directory.
-            directory = os.open(f"{self._root}/run", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                sock.connect(f"/proc/self/fd/{directory}/{wire.SERVER}.sock")
-            finally:
-                os.close(directory)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
     def _connect(self) -> socket.socket:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:
             try:
-                return self._open()
+                return spawning.connect(os.fspath(self._root))
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 if time.monotonic() > deadline:
                     raise SupervisorError("the fork-server cannot be reached", str(error)) from error
-            with locked(self._root / "run/spawn.lock", fcntl.LOCK_EX):  # one of us is enough
-                if self.pid() is None:
-                    self._spawn()
-
-    def _spawn(self) -> None:
-        ready, writer = os.pipe()
-        source = _BOOT.format(paths=_module_paths(), root=os.fspath(self._root), fd=writer)
-        try:
-            # -I -S: none of the caller's environment, site or current directory.
-            command = [sys.executable, "-I", "-S", "-c", source]
-            null = subprocess.DEVNULL
-            server = subprocess.Popen(
-                command, pass_fds=[writer], stdin=null, stdout=null, stderr=subprocess.PIPE, env={}, cwd="/"
-            )
-        finally:
-            os.close(writer)
-        with os.fdopen(ready, "rb") as pipe, server:
-            said = pipe.read()  # ends when it serves, or has failed
-            text = server.stderr.read().decode(errors="replace").strip() if server.stderr else ""
-        if said != b"ok":
-            if "LXC bindings" in text:
-                raise UnsupportedError(text.splitlines()[-1].removeprefix("ImportError: "))
-            raise SupervisorError("the fork-server did not start", text[-2000:])
-
-
-def _module_paths() -> list[str]:
-    """Where the server finds this package and the bindings, without running any site code."""
-    package = str(Path(__file__).parents[2])
-    bindings = importlib.util.find_spec("_lxc")
-    if bindings is None or bindings.origin is None:
-        raise UnsupportedError(
-            "the LXC bindings are missing",
-            "pip install lxc (needs lxc-dev and gcc), or apt install python3-lxc",
-        )
-    return [*dict.fromkeys([package, str(Path(bindings.origin).parent)])]
+            try:
+                spawning.spawn_if(os.fspath(self._root), lambda: self.pid() is None)
+            except spawning.BindingsMissing as error:
+                raise UnsupportedError(str(error)) from None
+            except spawning.SpawnFailed as error:
+                raise SupervisorError("the fork-server did not start", str(error)) from None

@@ -23,7 +23,7 @@ import time
 from ..drivers import syscalls
 from ..drivers.pidfd import exit_code_of
 from ..storage.logs import LogWriter, open_pipe
-from . import runner
+from . import restarting, runner
 from .handover import WAITING, flat_json, hand, send_frame, take, unix_socket
 from .records import Records
 
@@ -99,7 +99,9 @@ class Monitor:
         self.bundle: str = order["bundle"]
         self.records = Records(self.bundle)
         hand(self.reports, self.bundle)  # it may read the plan meanwhile
-        self.lock_fd = self.records.hold(_LOCK_TIMEOUT_S)
+        lock_fd = self.records.hold(_LOCK_TIMEOUT_S)
+        self._settle_restart()
+        self.lock_fd = lock_fd
         self.records.remove("run")  # first: a run without an end is one whose monitor was killed
         self.records.remove("exit")
         count = len(order["stdio"])
@@ -109,6 +111,15 @@ class Monitor:
             os.close(fd)
         self._hear(self.reports.fileno(), self._starter_reports)
         self._hear(self.runner_fd, self._runner_ended)
+
+    def _settle_restart(self) -> None:
+        """A user's start begins anew; one by policy is to be wanted still. We hold the lock: no other start
+        is under way."""
+        if "ticket" in self.order:
+            if not restarting.is_wanted(self.order):
+                raise RuntimeError("the restart was called off")
+        elif "restart" in self.order:
+            restarting.forget(self.order)
 
     def _stdio(self, given: dict[str, int]) -> tuple[int, int, int]:
         """Descriptors of init's 0, 1, 2: the caller's, or pipes to the log, or /dev/null."""
@@ -175,6 +186,9 @@ class Monitor:
         elif report[0] == "started":
             self.has_started = True
             self.exec_error = report[1]
+            self.started_at = time.monotonic()
+            if "ticket" in self.order:
+                restarting.done(self.order)
         else:
             raise RuntimeError(report[1])
         return True
@@ -248,8 +262,19 @@ class Monitor:
             "log_tail": self._log_tail() if error else None,
             "finished_at": time.time(),
         }
+        self._arrange_restart(exit_code)
         self.records.end(record)
         self._tell({"event": "exited", **record})
+
+    def _arrange_restart(self, exit_code: int | None) -> None:
+        """First: it must not look as if it had stopped for good."""
+        if "ticket" not in self.order and (not self.has_started or self.exec_error):
+            return  # a user's start failed, who is told
+        ran_s = time.monotonic() - self.started_at if self.has_started else 0.0
+        if again := restarting.plan_next(self.order, exit_code, ran_s):
+            restarting.wait_forked(again)
+        elif "ticket" in self.order:
+            restarting.done(self.order)
 
     def _oom_killed(self) -> bool:
         if self.oom_fd < 0:

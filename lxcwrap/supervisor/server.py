@@ -25,7 +25,7 @@ from typing import NamedTuple, NoReturn
 from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..ids import RANGE_SIZE
-from . import layered, livemounts, mounter, nursery, pauser, wire
+from . import layered, livemounts, mounter, nursery, pauser, restarting, wire
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
 from .standby import Standby, Worker, fork_in
@@ -149,9 +149,15 @@ class Server:
         held = self.held.pop(fd)
         held.standby.close()
         if not is_settled(held.order, self.cgroups):
-            self._fork(lambda: bury(held.order, self.cgroups, held.init, timeout_s=_BURY_TIMEOUT_S))
+            self._fork(lambda: self._bury(held))
         if held.init is not None:
             os.close(held.init)
+
+    def _bury(self, held: Held) -> None:
+        """In a process of its own."""
+        if again := bury(held.order, self.cgroups, held.init, timeout_s=_BURY_TIMEOUT_S):
+            syscalls.close_all_from(3)
+            restarting.do(again)
 
     def _serve_one(self, connection: socket.socket) -> None:
         try:

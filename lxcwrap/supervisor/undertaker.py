@@ -6,6 +6,7 @@ repeated.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..drivers.pidfd import exit_code_of
 from ..storage.root import RootDir
 from ..storage.state import State
+from . import restarting
 from .records import Records
 
 if TYPE_CHECKING:
@@ -29,25 +31,34 @@ def is_settled(plan: Mapping[str, Any], cgroups: Cgroups) -> bool:
     return not plan["auto_remove"] if records.has("exit") else not records.has("run")
 
 
-def bury(plan: Mapping[str, Any], cgroups: Cgroups, init_pidfd: int | None, *, timeout_s: float) -> None:
-    """Record how the run ended, as far as `init_pidfd` knows, and clear what is left."""
+def bury(
+    plan: Mapping[str, Any], cgroups: Cgroups, init_pidfd: int | None, *, timeout_s: float
+) -> dict[str, Any] | None:
+    """Record how the run ended, as far as `init_pidfd` knows, and clear what is left.
+
+    The order for a restart, which is then this process' to do, if `plan` is what the run was ordered by."""
     records = Records(plan["bundle"])
     try:
         held = records.held(timeout_s)
     except (BlockingIOError, FileNotFoundError):
-        return  # it runs again, or is being cleared by another; it was removed
+        return None  # it runs again, or is being cleared by another; it was removed
+    again = None
     with held:
         has_begun = records.has("run") or records.has("exit")
-        if records.has("run") and not records.has("exit"):
+        run = records.read("run")
+        if run and not records.has("exit"):
             code = exit_code_of(init_pidfd, wait_s=_REAP_TIMEOUT_S)
             error = None if code is not None else "its monitor was killed, so nobody saw how it ended"
             oom_killed = cgroups.exists(plan["id"]) and cgroups.oom_kills(plan["id"]) > 0
+            if again := restarting.plan_next(dict(plan), code, time.time() - run["started_at"]):
+                again = restarting.take_on(again, os.getpid())
             records.end(
                 {"exit_code": code, "oom_killed": oom_killed, "error": error, "finished_at": time.time()}
             )
         cgroups.sweep(plan["id"])
         if plan["auto_remove"] and has_begun:
             remove_container(RootDir(plan["root"]), plan["id"])
+    return again
 
 
 def remove_container(root: RootDir, container_id: str) -> None:

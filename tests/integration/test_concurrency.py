@@ -196,10 +196,10 @@ def test_a_server_ends_when_it_is_idle_and_loses_nothing(
     fresh_host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here after 20 ms: requests meet it at all points of its ending."""
-    from lxcwrap.supervisor import client
+    from lxcwrap.supervisor import spawning
 
     idle = "import lxcwrap.supervisor.boot, lxcwrap.supervisor.server as s; s._IDLE_S = 0.02; from lxcwrap"
-    monkeypatch.setattr(client, "_BOOT", client._BOOT.replace("from lxcwrap", idle, 1))
+    monkeypatch.setattr(spawning, "BOOT", spawning.BOOT.replace("from lxcwrap", idle, 1))
     with fresh_host.containers.launch("busybox", ["sleep", "1000"]) as container:
         for n in range(40):
             time.sleep(0.015 + 0.0005 * n)
@@ -208,12 +208,12 @@ def test_a_server_ends_when_it_is_idle_and_loses_nothing(
 
 def test_versions_have_servers_of_their_own(fresh_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program with a newer lxcwrap uses the same containers, but never the older server."""
-    from lxcwrap.supervisor import client, wire
+    from lxcwrap.supervisor import spawning, wire
 
     with fresh_host.containers.launch("busybox", ["sleep", "1000"]) as container:
         older = fresh_host._machinery.supervisor.pid()
         newer = "from lxcwrap.supervisor import wire; wire.SERVER = 'server-next'; from lxcwrap"
-        monkeypatch.setattr(client, "_BOOT", client._BOOT.replace("from lxcwrap", newer, 1))
+        monkeypatch.setattr(spawning, "BOOT", spawning.BOOT.replace("from lxcwrap", newer, 1))
         monkeypatch.setattr(wire, "SERVER", "server-next")
         assert container.exec(["echo", "hi"]).stdout == "hi\n"
         assert fresh_host._machinery.supervisor.pid() not in (None, older)

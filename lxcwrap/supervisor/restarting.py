@@ -1,0 +1,209 @@
+"""Starting a container again that has ended, where its policy wants that.
+
+restart.json  how many restarts there were since a user started it, and who waits to do the next; 0: nobody
+stopped       a user wants it to stay down: made by stop, kill and remove, removed by a start
+
+Who records an end decides (`plan_next`): the monitor, or the undertaker of a killed one. A process of its
+own (`wait_forked`) waits for the back-off and asks the fork-server for the same start again, as a caller
+would; it brings up a fork-server if there is none. The new monitor, when it holds the lock, looks whether the
+restart is wanted still (`is_wanted`): whoever calls it off makes ``stopped``, or lets another text come to
+restart.json. If the waiting process is killed, the fork-server lets another wait. No heavy imports here
+(handover.py).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from ..drivers import syscalls
+from ..drivers.pidfd import open_same, start_time
+from .handover import flat_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from .records import Records
+
+    Order = dict[str, Any]
+else:
+    Order = dict
+
+FIRST_S, LONGEST_S = 0.1, 60.0
+STEADY_S = 10.0  # a run that long was no failure to start: the back-off begins anew
+_RETRY_S = 1.0  # the server was killed, or something else holds the container
+
+
+def plan_next(order: Order, exit_code: int | None, ran_s: float) -> Order | None:
+    """The order for the next start of a container that `order` started, with how many restarts that makes and
+    after how many seconds it is due; None: there is to be none."""
+    policy = order.get("restart")
+    if policy is None or os.path.exists(f"{order['bundle']}/stopped"):
+        return None
+    count, delay_s = order.get("count", 0), order.get("delay_s", 0.0)
+    if policy["when"] == "on_failure" and (exit_code == 0 or count >= (policy["max_retries"] or count + 1)):
+        return None
+    delay_s = FIRST_S if ran_s >= STEADY_S or not delay_s else min(2 * delay_s, LONGEST_S)
+    return {**order, "stdio": [], "count": count + 1, "delay_s": delay_s}
+
+
+def forget(order: Order) -> None:
+    """A user starts it: what was before counts no more."""
+    for name in ("restart.json", "stopped"):
+        try:
+            os.unlink(f"{order['bundle']}/{name}")
+        except FileNotFoundError:
+            pass
+
+
+def is_wanted(order: Order) -> bool:
+    """Whether nobody has called the restart off."""
+    if os.path.exists(f"{order['bundle']}/stopped"):
+        return False
+    try:
+        with open(f"{order['bundle']}/restart.json", encoding="ascii") as file:
+            return bool(file.read() == order["ticket"])
+    except FileNotFoundError:
+        return False
+
+
+def done(order: Order) -> None:
+    """It runs, or has ended for good: nobody waits."""
+    _write(order, 0, 0)
+
+
+def take_on(order: Order, waiter: int) -> Order:
+    """Put on record that process `waiter` is to start it; with the ticket that it shows."""
+    return {**order, "ticket": _write(order, waiter, start_time(waiter))}
+
+
+def _write(order: Order, waiter: int, start: int) -> str:
+    due = time.time() + order["delay_s"]
+    record = {"count": order["count"], "due_at": due, "waiter": waiter, "waiter_start": start}
+    text, temporary = flat_json(record), f"{order['bundle']}/.restart.{os.getpid()}"
+    with open(temporary, "w", encoding="ascii") as file:
+        file.write(text)
+    os.rename(temporary, f"{order['bundle']}/restart.json")
+    return text
+
+
+def wait_forked(order: Order) -> None:
+    """Fork the process that waits for our own end, and then does the restart. It is on record when this
+    returns."""
+    me, (ready, told) = os.getpid(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            order = take_on(order, os.getpid())
+            syscalls.close_all_from(3)  # with them `told`; and what others wait for the end of
+            _await_end(me)
+            do(order)
+        finally:
+            os._exit(0)
+    os.close(told)
+    os.read(ready, 1)
+    os.close(ready)
+
+
+def _await_end(parent: int) -> None:
+    try:
+        fd = os.pidfd_open(parent)
+    except ProcessLookupError:
+        return
+    if os.getppid() == parent:
+        select.select([fd], [], [])
+    os.close(fd)
+
+
+def do(order: Order) -> NoReturn:
+    """Wait for the back-off, and have the container started; ends this process."""
+    syscalls.set_process_name("lxcwrap-restart")
+    time.sleep(order["delay_s"])
+    go_on(order)
+
+
+def go_on(order: Order) -> NoReturn:
+    """Try until it runs, or is not wanted any more. It is started as if by a caller of its own."""
+    while is_wanted(order) and not _ask(order):
+        time.sleep(_RETRY_S)
+    os._exit(0)
+
+
+def _ask(order: Order) -> bool:
+    """False: no answer, or something holds the container; try again."""
+    from . import spawning, wire
+
+    try:
+        server = spawning.connect(order["root"])
+    except (FileNotFoundError, ConnectionRefusedError):
+        _begin_anew(order)
+    try:
+        wire.send(server, order)
+        answer = wire.receive(server)
+    except (OSError, ValueError):
+        return False
+    finally:
+        server.close()
+    # A start that failed is an end, too: what comes then, its monitor has decided.
+    return answer is not None and not answer[0].get("refused")
+
+
+def _begin_anew(order: Order) -> NoReturn:
+    """There is no server. As a new program: this one may be older than what is installed now."""
+    from . import spawning
+
+    command = spawning.python(f"from {__name__} import bring_up; bring_up({order!r})")
+    os.execve(command[0], command, {})
+
+
+def bring_up(order: Order) -> NoReturn:
+    """Start the fork-server, and go on."""
+    from . import spawning
+
+    def is_missing() -> bool:
+        try:
+            spawning.connect(order["root"]).close()
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+        return False
+
+    syscalls.set_process_name("lxcwrap-restart")
+    spawning.spawn_if(order["root"], is_missing)
+    go_on(order)
+
+
+# --- for callers ---
+
+
+def is_pending(records: Records) -> bool:
+    """Whether a process lives that will start the container again."""
+    record = records.read("restart")
+    if not record or not record["waiter"] or os.path.exists(f"{records.path}/stopped"):
+        return False
+    return bool(start_time(record["waiter"]) == record["waiter_start"])
+
+
+def call_off(records: Records) -> None:
+    """From now on it stays down, once it is. FileNotFoundError: it was removed."""
+    os.close(os.open(f"{records.path}/stopped", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    _dismiss(records.read("restart"))
+
+
+def give_way(records: Records) -> None:
+    """To a start by a user."""
+    record = records.read("restart")
+    records.remove("restart")
+    _dismiss(record)
+
+
+def _dismiss(record: Order | None) -> None:
+    waiter = open_same(record["waiter"], record["waiter_start"]) if record and record["waiter"] else None
+    if waiter is not None:
+        try:
+            signal.pidfd_send_signal(waiter, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        os.close(waiter)
