@@ -118,6 +118,7 @@ def _remount(
     (planned,) = plan_mounts(evolve(spec, mounts=(mount,)), machinery.root.path, machinery.root.volumes)
     message = {
         "op": "remount",
+        "bundle": str(machinery.bundle(container_id)),
         "pid": run.run["init_pid"],
         "start": run.run["init_start"],
         "idmap": list(machinery.idmap(record["slot"])),

@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 # As Docker sets them for every container: its root may bind low ports and send pings without a capability.
@@ -103,6 +103,37 @@ def make_ipc(settings: Mapping[str, str], netns: int, userns: int | None = None)
             os.waitpid(child, 0)
 
 
+def copy_mounts(userns: int) -> int:
+    """A copy of this process' mount namespace that belongs to `userns`: who has all capabilities there can
+    neither change how things are mounted, nor take them away. Forks, as `make_pair`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _unshare_mounts(theirs, userns)
+    theirs.close()
+    try:
+        _expect(ours, b"done")
+        return os.open(f"/proc/{child}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ours.close()
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
+
+
+def _unshare_mounts(parent: socket.socket, userns: int) -> None:
+    try:
+        syscalls.setns(userns, CLONE_NEWUSER)
+        syscalls.unshare(CLONE_NEWNS)
+        parent.send(b"done")
+        parent.recv(16)  # until the parent has opened the namespace
+    except OSError as error:
+        parent.send(f"{error.errno} mounts: {error.strerror}".encode())
+    finally:
+        os._exit(0)
+
+
 def _configure(parent: socket.socket, settings: Mapping[str, str], netns: int, userns: int | None) -> None:
     what = "its namespaces"
     try:
@@ -146,3 +177,13 @@ def loopback_up() -> None:
         request = struct.pack("16sH14x", b"lo", 0)
         flags = struct.unpack("16sH14x", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))[1]
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
+
+
+def link_is_up(name: str) -> bool:
+    """Whether there is a link `name` in the current network namespace, and it is up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            answer = fcntl.ioctl(sock, _SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+        except OSError:
+            return False
+    return bool(struct.unpack("16sH14x", answer)[1] & _IFF_UP)

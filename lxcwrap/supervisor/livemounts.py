@@ -16,7 +16,7 @@ from ..drivers import mounts, syscalls
 from ..drivers.paths import open_in_root
 from ..drivers.pidfd import start_time
 from ..ids import IdMap
-from . import rootfs, wire
+from . import detachable, rootfs, wire
 
 _UMOUNT_NOFOLLOW = 8
 
@@ -38,6 +38,8 @@ def _change(stack: ExitStack, request: wire.Message) -> None:
     root, namespace, users = _entrances(stack, request["pid"], request["start"])
     mounts.private_mount_namespace()
     fd = rootfs.new_mount(mount, idmap, None if idmap.is_identity else users, set())
+    if not idmap.is_identity:
+        fd = detachable.sealed(fd, users, f"{request['bundle']}/stage")
     stack.callback(os.close, fd)
     mounts.enter(namespace)
     is_there = _is_at(root, mount["target"], os.fstat(fd))

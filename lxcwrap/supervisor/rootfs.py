@@ -18,7 +18,7 @@ from ..drivers import mounts, syscalls
 from ..drivers.paths import open_in_root
 from ..ids import IdMap
 from ..storage import disks
-from . import stepmounts, volumes
+from . import detachable, stepmounts, volumes
 from .layered import Plan, clones, overlay_over
 
 _MAX_LINKS = 40  # as the kernel (path_resolution(7))
@@ -44,10 +44,12 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
         return overlay_over(lowers, upper, f"{plan['bundle']}/lowers", options, by_descriptors)
 
 
-def mount_all(plan: Plan, userns_fd: int | None, given: Sequence[int] = ()) -> str:
+def mount_all(
+    plan: Plan, userns_fd: int | None, given: Sequence[int] = (), sysfs_fd: int | None = None
+) -> str:
     """Mount root and mounts in this process' own mount namespace; the path to give to liblxc.
 
-    given: mounts that the caller has made."""
+    given: mounts that the caller has made. sysfs_fd: a /sys, where liblxc cannot make one."""
     idmap = IdMap(*plan["idmap"])
     rootfs = f"{plan['bundle']}/rootfs"
     if plan["disk"] != plan["bundle"]:
@@ -62,6 +64,8 @@ def mount_all(plan: Plan, userns_fd: int | None, given: Sequence[int] = ()) -> s
             source = f"{plan['bundle']}/files/{posixpath.basename(name)}"
             _write(source, text, idmap.base)
             attach_at(root_fd, mounts.idmapped_clone(source, None, _DATA), name, idmap)
+        if sysfs_fd is not None:
+            attach_at(root_fd, sysfs_fd, "/sys", idmap)
         for number, mount in enumerate(plan["mounts"]):
             if mount["kind"] in ("tree", "given"):
                 fd = stepmounts.new_mount(mount, f"{plan['bundle']}/mounts/{number}", idmap, userns_fd, given)
@@ -73,6 +77,9 @@ def mount_all(plan: Plan, userns_fd: int | None, given: Sequence[int] = ()) -> s
                 with _mount_point(root_fd, name, idmap, is_dir=True):
                     pass
             mounts.set_attributes(root_fd, mounts.RDONLY)
+        named = [mount["target"] for mount in plan["mounts"] if volumes.is_named(mount, plan)]
+        if named and userns_fd is not None:
+            detachable.remount(named, root_fd, rootfs, userns_fd, f"{plan['bundle']}/stage")
     return rootfs
 
 
