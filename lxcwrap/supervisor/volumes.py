@@ -22,7 +22,7 @@ _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def is_named(mount: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
-    return mount["kind"] == "volume" and os.path.dirname(mount["source"]) != f"{plan['disk']}/volumes"
+    return bool(mount["kind"] == "volume") and os.path.dirname(mount["source"]) != f"{plan['disk']}/volumes"
 
 
 def new_mount(mount: Mapping[str, Any], shown: set[str], userns_fd: int | None, attributes: int) -> int:
