@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Literal
 
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from .errors import InvalidSpecError
 
@@ -17,6 +17,7 @@ Protocol = Literal["tcp", "udp", "sctp"]
 DRIVERS = ("bridge", "macvlan", "ipvlan")
 PROTOCOLS = ("tcp", "udp", "sctp")
 _MTU = (1280, 65535)  # with less there is no IPv6 (RFC 8200)
+_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 _INTERFACE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
 
 
@@ -40,32 +41,75 @@ def _names(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _port(_: object, attribute: Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-        raise InvalidSpecError(f"{attribute.name}={value!r}: must be within 1..65535")
+def _span(value: object, what: str) -> tuple[int, int]:
+    """The first and the last of the ports that are meant."""
+    match = _PORTS.fullmatch(str(value)) if isinstance(value, int | str) else None
+    if match is None or isinstance(value, bool):
+        raise InvalidSpecError(f"{what}={value!r}: must be a number, or a range such as '8000-8005'")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not 1 <= first <= last <= 65535:
+        raise InvalidSpecError(f"{what}={value!r}: must be within 1..65535")
+    return first, last
 
 
-def _optional_port(instance: object, attribute: Attribute[Any], value: object) -> None:
-    if value is not None:
-        _port(instance, attribute, value)
+def _container_port(value: int | str) -> int | str:
+    return _written(_span(value, "container_port"))
+
+
+def _host_port(value: int | str | None) -> int | str | None:
+    return None if value is None else _written(_span(value, "host_port"))
+
+
+def _written(span: tuple[int, int]) -> int | str:
+    first, last = span
+    return first if first == last else f"{first}-{last}"
 
 
 @frozen
 class Port:
-    """A port of a container to be reached by one of the host.
+    """A port of a container to be reached by one of the host; or a range of them, as ``"8000-8005"``.
 
-    container_port: 1..65535.  host_port: None: a free one.  host_ip: the host's address to be reached at;
-    empty: all.  protocol: ``"tcp"``, ``"udp"`` or ``"sctp"``.
+    container_port: 1..65535.  host_port: None: a free one, for each; else as many as `container_port` has.
+    host_ip: the host's address to be reached at; empty: all, ``"0.0.0.0"``: all of IPv4, ``"::"``: of IPv6.
+    protocol: ``"tcp"``, ``"udp"`` or ``"sctp"``.
     """
 
-    container_port: int = field(validator=_port)
-    host_port: int | None = field(default=None, validator=_optional_port, kw_only=True)
+    container_port: int | str = field(converter=_container_port)
+    host_port: int | str | None = field(default=None, converter=_host_port, kw_only=True)
     host_ip: str = field(default="", converter=_optional_address, kw_only=True)
     protocol: Protocol = field(default="tcp", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise InvalidSpecError(f"protocol={self.protocol!r}: must be one of {', '.join(PROTOCOLS)}")
+        ports, host_ports = self.container_ports, self.host_ports
+        if host_ports is not None and len(host_ports) != len(ports):
+            raise InvalidSpecError(
+                f"host_port={self.host_port!r}: must be as many as container_port={self.container_port!r}"
+            )
+
+    @property
+    def container_ports(self) -> range:
+        first, last = _span(self.container_port, "container_port")
+        return range(first, last + 1)
+
+    @property
+    def host_ports(self) -> range | None:
+        """In the order of `container_ports`; None: free ones."""
+        if self.host_port is None:
+            return None
+        first, last = _span(self.host_port, "host_port")
+        return range(first, last + 1)
+
+
+@frozen(kw_only=True)
+class PortBinding:
+    """A port of the host that leads to one of a container. See `Port`."""
+
+    container_port: int
+    host_port: int
+    host_ip: str
+    protocol: Protocol
 
 
 @frozen(kw_only=True)

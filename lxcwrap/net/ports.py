@@ -1,0 +1,212 @@
+"""Published ports: which of the host's lead to which container. The records, and the kernel alike.
+
+A port belongs to its container as long as that exists, also while it does not run.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..errors import ExhaustedError, InvalidSpecError, PortInUseError
+from ..netspecs import Port, PortBinding
+from ..storage.root import RootDir
+from ..storage.state import State
+from .firewall import MARK, Firewall, covers, network_rules, of_container, published, published_addresses
+from .plumbing import wires
+from .ruleset import Part
+from .store import NetworkStore
+
+_PORTS = "SELECT protocol, host_ip, host_port, container_port FROM ports WHERE container_id = ?"
+_HOLDERS = """
+    SELECT name, host_ip FROM ports JOIN containers ON containers.id = container_id
+    WHERE protocol = ? AND host_port = ?
+"""
+_INSERT = """
+    INSERT INTO ports (container_id, protocol, host_ip, host_port, container_port) VALUES (?, ?, ?, ?, ?)
+"""
+_DELETE = "DELETE FROM ports WHERE protocol = ? AND host_ip = ? AND host_port = ?"
+_KINDS = {
+    "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+_EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
+_LEAST_CHOICE = 1024
+
+
+def port_rows(connection: sqlite3.Connection, container_id: str) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(_PORTS, (container_id,))]
+
+
+class PortStore:
+    """The published ports under one root directory. Safe from any thread and process."""
+
+    def __init__(self, root: RootDir, state: State) -> None:
+        self._root, self._state = root, state
+        self._firewall = Firewall(root.path)
+
+    def bindings(self, container_id: str) -> tuple[PortBinding, ...]:
+        rows = port_rows(self._state.connection, container_id)
+        found = (PortBinding(**row) for row in rows)
+        return tuple(sorted(found, key=lambda port: (port.container_port, port.protocol, port.host_port)))
+
+    def claim(
+        self, change: sqlite3.Connection, container_id: str, ports: Sequence[Port]
+    ) -> tuple[PortBinding, ...]:
+        """Record that they lead to a container, whose endpoints are recorded; free ones are chosen.
+
+        Raises InvalidSpecError: none can lead there; PortInUseError, ExhaustedError.
+        """
+        targets = published_addresses(wires(change, container_id))
+        claimed = []
+        for port in ports:
+            _check_target(port, targets)
+            wanted: Iterable[int | None] = port.host_ports or [None] * len(port.container_ports)
+            for container_port, host_port in zip(port.container_ports, wanted, strict=True):
+                if host_port:
+                    _check_free(change, port.protocol, port.host_ip, host_port)
+                binding = PortBinding(
+                    container_port=container_port,
+                    host_port=host_port or self._choose(change, port.protocol, port.host_ip),
+                    host_ip=port.host_ip,
+                    protocol=port.protocol,
+                )
+                values = (binding.protocol, binding.host_ip, binding.host_port, container_port)
+                change.execute(_INSERT, (container_id, *values))
+                claimed.append(binding)
+        return tuple(claimed)
+
+    def check(self, container_id: str) -> None:
+        """Before a start: that no process of the host has come to listen there. Raises PortInUseError."""
+        for binding in self.bindings(container_id):
+            _probe(binding.protocol, binding.host_ip, binding.host_port)
+
+    def publish(self, container_id: str, ports: Sequence[Port]) -> tuple[PortBinding, ...]:
+        """`claim`, at once if the container runs."""
+        with self._firewall.recording(self.recorded), self._state.transaction() as change:
+            claimed = self.claim(change, container_id, ports)
+            if self._is_exposed(container_id):
+                rows = [_row(binding) for binding in claimed]
+                self._firewall.add(published(wires(change, container_id), rows))
+        return claimed
+
+    def unpublish(self, container_id: str, which: Port | PortBinding) -> None:
+        """All that lead to this port of the container, or those of them at the given port and address of the
+        host. Connections that there are stay. Raises InvalidSpecError: there is none."""
+        with self._firewall.recording(self.recorded), self._state.transaction() as change:
+            leaving = [binding for binding in self.bindings(container_id) if _is_meant(which, binding)]
+            if not leaving:
+                raise InvalidSpecError(f"{which}: no such port is published")
+            self._firewall.remove(published(wires(change, container_id), map(_row, leaving)))
+            for binding in leaving:
+                change.execute(_DELETE, (binding.protocol, binding.host_ip, binding.host_port))
+
+    def recorded(self) -> list[Part]:
+        """All that is to be in the kernel."""
+        connection, store = self._state.connection, NetworkStore(self._state)
+        networks = [store.network(network_id) for network_id in store.ids()]
+        parts: list[Part] = [network_rules(each) for each in networks if each["driver"] == "bridge"]
+        for row in connection.execute("SELECT DISTINCT container_id FROM endpoints").fetchall():
+            container_id = row["container_id"]
+            if self._is_exposed(container_id):
+                connected = wires(connection, container_id)
+                parts += of_container(connected, port_rows(connection, container_id))
+        return list(parts)
+
+    def clean(self) -> None:
+        """Put right what a killed process has begun."""
+        self._firewall.clean(self.recorded)
+
+    def _is_exposed(self, container_id: str) -> bool:
+        return (self._root.containers / container_id / MARK).exists()
+
+    def _choose(self, change: sqlite3.Connection, protocol: str, host_ip: str) -> int:
+        """One that the kernel gives to nobody by itself: of such a program must not find out only when nobody
+        reaches it."""
+        for host_port in _candidates():
+            try:
+                _check_free(change, protocol, host_ip, host_port)
+            except PortInUseError:
+                continue
+            return host_port
+        raise ExhaustedError("port", f"{host_ip or 'the host'}, {protocol}")
+
+
+def _candidates() -> Iterator[int]:
+    """From anywhere on, as who has just lost a port may still be asked for."""
+    with open(_EPHEMERAL) as file:
+        first, last = map(int, file.read().split())
+    above, below = range(last + 1, 65536), range(1024, first)
+    found = above if len(above) >= _LEAST_CHOICE else below or range(1024, 65536)
+    start = secrets.randbelow(len(found))
+    yield from found[start:]
+    yield from found[:start]
+
+
+def _check_target(port: Port, targets: dict[int, str]) -> None:
+    if not targets:
+        raise InvalidSpecError(
+            f"{port}: publishing needs a bridge network that is not internal: give network="
+        )
+    if not any(covers(port.host_ip, version) for version in targets):
+        raise InvalidSpecError(f"{port}: its network has no IPv6")
+
+
+def _check_free(change: sqlite3.Connection, protocol: str, host_ip: str, host_port: int) -> None:
+    for row in change.execute(_HOLDERS, (protocol, host_port)):
+        if _overlap(row["host_ip"], host_ip):
+            raise PortInUseError(protocol, row["host_ip"], host_port, row["name"])
+    _probe(protocol, host_ip, host_port)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether a connection may be meant for both of these addresses of the host."""
+    if one == other or not one or not other:
+        return True
+    return (":" in one) == (":" in other) and ({one, other} & {"0.0.0.0", "::"} != set())
+
+
+def _probe(protocol: str, host_ip: str, host_port: int) -> None:
+    """That no process listens there. Raises PortInUseError; InvalidSpecError: not an address of the host."""
+    for address in [host_ip] if host_ip else ["0.0.0.0", "::"]:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            with socket.socket(family, *_KINDS[protocol]) as probe:
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if protocol != "udp":  # where two that listen could share it
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections may linger
+                probe.bind((address, host_port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                user = "a process of the host that listens there"
+                raise PortInUseError(protocol, host_ip, host_port, user) from None
+            if error.errno == errno.EADDRNOTAVAIL and host_ip:
+                raise InvalidSpecError(f"host_ip={host_ip!r}: not an address of this host") from None
+            if error.errno not in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+
+
+def _is_meant(which: Port | PortBinding, binding: PortBinding) -> bool:
+    if isinstance(which, PortBinding):
+        return which == binding
+    return (
+        which.protocol == binding.protocol
+        and binding.container_port in which.container_ports
+        and (which.host_ports is None or binding.host_port in which.host_ports)
+        and which.host_ip in ("", binding.host_ip)
+    )
+
+
+def _row(binding: PortBinding) -> dict[str, Any]:
+    return {
+        "protocol": binding.protocol,
+        "host_ip": binding.host_ip,
+        "host_port": binding.host_port,
+        "container_port": binding.container_port,
+    }
