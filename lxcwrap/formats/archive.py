@@ -49,6 +49,11 @@ def read_member(members: Members, name: str, *, limit: int) -> bytes:
     return data
 
 
+def layers_at_a_time() -> int:
+    """How many to unpack side by side: one keeps two processors busy, as it is inflated by another thread."""
+    return max(1, min(3, len(os.sched_getaffinity(0)) // 2))
+
+
 @contextmanager
 def open_members(path: Path, *, scratch: Path) -> Iterator[Members]:
     """

@@ -23,7 +23,7 @@ from ..reference import Reference
 from ..storage.addition import Addition, Origin, Phase
 from ..storage.inflate import Compression
 from ..storage.layers import IngestedLayer, ingest_layer
-from .archive import Members, read_member
+from .archive import Members, layers_at_a_time, read_member
 
 MANIFEST: Final = "manifest.json"
 _BLOB_NAME: Final = re.compile(r"blobs/sha256/([0-9a-f]{64})")
@@ -55,7 +55,7 @@ class _Saved:
         self._members = members
         self._addition = addition
         self._platform = platform
-        self._origin = Origin(fetch=self._fetch, tell=tell)
+        self._origin = Origin(fetch=self._fetch, tell=tell, threads=layers_at_a_time())
         self._names: dict[str, str] = {}  # of the members that hold the blobs
 
     def add(self, item: JsonObject) -> str:

@@ -17,7 +17,7 @@ from ..oci import INDEX_TYPES, MAX_DOCUMENT, REF_NAME, Descriptor, Index, Platfo
 from ..progress import Report, tell_transfers
 from ..storage.addition import Addition, Origin
 from ..storage.images import ImageStore
-from .archive import Members, open_members, read_member
+from .archive import Members, layers_at_a_time, open_members, read_member
 from .dockersave import add_docker_save
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,9 @@ def load(store: ImageStore, path: Path, *, report: Report, platform: Platform | 
     with open_members(path, scratch=store.root.cache) as members, store.adding() as addition:
         tell = tell_transfers(report, "load")
         if INDEX in members:
-            origin = Origin(fetch=lambda item: members.chunks(blob_name(item)), tell=tell)
+            origin = Origin(
+                fetch=lambda item: members.chunks(blob_name(item)), tell=tell, threads=layers_at_a_time()
+            )
             return _Layout(members, addition, origin, platform).add()
         if "manifest.json" in members:
             return add_docker_save(members, addition, tell, platform)

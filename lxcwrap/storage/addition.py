@@ -26,7 +26,6 @@ from .layers import IngestedLayer, LayerStore
 from .parallel import Stop, side_by_side
 
 MAX_LAYERS: Final = 500  # of one overlay (OVL_MAX_STACK in the kernel)
-_THREADS: Final = 3  # layers at a time: one waits for the network, or the disk, while two are unpacked
 _READ: Final = 1 << 18
 
 Phase = Literal["transferring", "unpacking", "present", "done"]
@@ -42,12 +41,14 @@ class Origin(NamedTuple):
 
     fetch: the content of a descriptor, which need not be right; called from several threads, each of which
     closes what it got. abort: makes those that wait in one raise; called from another thread.
-    tell: how far a layer is, in bytes; called from any thread.
+    tell: how far a layer is, in bytes; called from any thread. threads: most layers at a time; by default as
+    many that one may wait for the network.
     """
 
     fetch: Callable[[Descriptor], Generator[bytes, None, None]] = _nothing_more
     abort: Callable[[], object] = lambda: None
     tell: Callable[[Descriptor, Phase, int], object] = lambda descriptor, phase, done_bytes: None
+    threads: int = 3
 
 
 NOWHERE: Final = Origin()
@@ -182,7 +183,7 @@ class Addition:
                 origin.tell(layer, "present", layer.size)
             else:
                 tasks.append(partial(self._add_layer, layer, wanted[:1], is_here, origin, stop))
-        side_by_side(tasks, threads=_THREADS, stop=stop)
+        side_by_side(tasks, threads=origin.threads, stop=stop)
 
     def _is_done(self, place: _Place, layer: Descriptor) -> bool:
         if not self._layers.has(place.chain):

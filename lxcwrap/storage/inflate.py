@@ -27,6 +27,8 @@ Chunks = Generator[bytes, None, None]
 CHUNK = 1 << 20
 _READ = 1 << 18
 _QUEUED = 4
+# Small files take longer to make than to inflate, large ones the other way round: this evens them out.
+_PLAIN_QUEUED = 16
 _XZ_MEMORY = 256 << 20  # `xz -9` needs 65 MiB
 
 
@@ -76,7 +78,7 @@ class PlainStream:
         while len(self._head) < _MAGIC_SIZE and (chunk := next(self._source, b"")):
             self._head += chunk
         self.compression = Compression.of(self._head, what)
-        self._chunks = ahead(self._counted(ahead(self._inflated())))
+        self._chunks = ahead(self._counted(ahead(self._inflated(), 2)), _PLAIN_QUEUED)
 
     @property
     def digest(self) -> str:
@@ -245,11 +247,11 @@ class _End:
         self.error = error
 
 
-def ahead(chunks: Chunks) -> Chunks:
-    """`chunks`, a generator, run in a thread of its own, a few chunks ahead. Its error is raised here."""
+def ahead(chunks: Chunks, most: int = _QUEUED) -> Chunks:
+    """`chunks`, a generator, run in a thread of its own, `most` chunks ahead. Its error is raised here."""
     ready: SimpleQueue[bytes | _End] = SimpleQueue()
     free: SimpleQueue[None] = SimpleQueue()  # as a semaphore, which Python has not in C
-    for _ in range(_QUEUED):
+    for _ in range(most):
         free.put(None)
     abandoned = False
 
