@@ -16,6 +16,7 @@ from .netns import within
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _BUFFER = 1 << 16  # no answer is longer (netlink_dump() in Linux: net/netlink/af_netlink.c)
@@ -25,15 +26,17 @@ class Rtnetlink:
     """A socket to the kernel in one network namespace: that of the thread, or `netns_fd`. It stays there,
     wherever the thread goes; one thread at a time may use it."""
 
+    _protocol = socket.NETLINK_ROUTE
+
     def __init__(self, netns_fd: int | None = None) -> None:
         if netns_fd is None:
-            self._socket = _open()
+            self._socket = _open(self._protocol)
         else:
             with within(netns_fd):
-                self._socket = _open()
+                self._socket = _open(self._protocol)
         self._sequence = 0
 
-    def __enter__(self) -> Rtnetlink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,8 +106,8 @@ def _check(request: Request, flags: int, body: bytes) -> None:
         raise request.failed(number, reason)
 
 
-def _open() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+def _open(protocol: int) -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     try:
         opened.bind((0, 0))
         for option in (_CAP_ACK, _EXT_ACK):
