@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .errors import KernelError as KernelError
     from .errors import LxcwrapError as LxcwrapError
     from .errors import NameInUseError as NameInUseError
+    from .errors import NetworkNotFoundError as NetworkNotFoundError
     from .errors import NotFoundError as NotFoundError
     from .errors import PathDeniedError as PathDeniedError
     from .errors import PathError as PathError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .errors import PathIsDirectoryError as PathIsDirectoryError
     from .errors import PathNotDirectoryError as PathNotDirectoryError
     from .errors import PathNotFoundError as PathNotFoundError
+    from .errors import PortInUseError as PortInUseError
     from .errors import RegistryAuthError as RegistryAuthError
     from .errors import RegistryError as RegistryError
     from .errors import StartError as StartError
@@ -60,7 +62,12 @@ if TYPE_CHECKING:
     from .image import Image as Image
     from .imagechanges import ImageChanges as ImageChanges
     from .images import Images as Images
+    from .netspecs import Endpoint as Endpoint
+    from .netspecs import Port as Port
+    from .netspecs import PortBinding as PortBinding
     from .options import ContainerOptions as ContainerOptions
+    from .policies import HealthCheck as HealthCheck
+    from .policies import RestartPolicy as RestartPolicy
     from .progress import StepFinished as StepFinished
     from .progress import StepOutput as StepOutput
     from .progress import StepStarted as StepStarted
@@ -95,10 +102,10 @@ _HOME = {
     "errors": """
         AddressInUseError BuildError CallError CommandFailedError ConflictError ContainerNotFoundError
         ContentError DigestMismatchError DockerfileError DriverError ExecError ExhaustedError FormatError
-        ImageNotFoundError InvalidSpecError KernelError LxcwrapError NameInUseError NotFoundError
-        PathDeniedError PathError PathExistsError PathIsDirectoryError PathNotDirectoryError PathNotFoundError
-        RegistryAuthError RegistryError StartError StillUsedError SupervisorError TimeoutExpired
-        UnsupportedError VolumeNotFoundError WrongStateError
+        ImageNotFoundError InvalidSpecError KernelError LxcwrapError NameInUseError NetworkNotFoundError
+        NotFoundError PathDeniedError PathError PathExistsError PathIsDirectoryError PathNotDirectoryError
+        PathNotFoundError PortInUseError RegistryAuthError RegistryError StartError StillUsedError
+        SupervisorError TimeoutExpired UnsupportedError VolumeNotFoundError WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
     "files": "ContainerPath ImagePath VolumePath",
@@ -106,7 +113,9 @@ _HOME = {
     "image": "Image",
     "imagechanges": "ImageChanges",
     "images": "Images",
+    "netspecs": "Endpoint Port PortBinding",
     "options": "ContainerOptions",
+    "policies": "HealthCheck RestartPolicy",
     "progress": "StepFinished StepOutput StepStarted TransferProgress",
     "registry.credentials": "Credentials",
     "results": "Change Completed DiskUsage FileStat ImageUsage LogLine Process Pruned Stats",

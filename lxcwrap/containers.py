@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar, Unpack
 
-from . import lifecycle, making
+from . import lifecycle, making, networking
 from .container import Container
 from .errors import (
     ContainerNotFoundError,
@@ -260,6 +260,8 @@ class Containers:
         spec = make_spec(
             found.id, config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )
+        if spec.networks or spec.network_mode != "own":
+            spec = networking.resolve(machinery, spec, lambda key: self[key].id)
         if spec.limits.disk is not None:
             sized.check(machinery.root.trash, spec.limits.disk)
         made += machinery.volume_store.ensure(spec.volumes)

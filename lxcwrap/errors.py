@@ -2,11 +2,11 @@
 
 LxcwrapError                       base of everything we raise
 ├── NotFoundError(LookupError)     ImageNotFoundError, ContainerNotFoundError, VolumeNotFoundError,
-│                                  PathNotFoundError
+│                                  NetworkNotFoundError, PathNotFoundError
 ├── InvalidSpecError(ValueError)   refused before anything was touched
 │   └── DockerfileError            with file, line and column
 ├── ConflictError                  NameInUseError, StillUsedError, WrongStateError, AddressInUseError,
-│                                  ExhaustedError
+│                                  PortInUseError, ExhaustedError
 ├── DriverError                    StartError, KernelError(OSError), SupervisorError
 │   ├── RegistryError              RegistryAuthError
 │   └── PathError(OSError)         PathExistsError, PathIsDirectoryError, PathNotDirectoryError,
@@ -23,10 +23,18 @@ from __future__ import annotations
 
 import errno as _errno
 import os
+import re
 import signal as _signal
 from collections.abc import Sequence
 
 from attrs import define
+
+_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+def _readable(output: str) -> str:
+    """What a stranger's program wrote, as text that steers no terminal."""
+    return "".join(char for char in _COLOURS.sub("", output) if char.isprintable() or char in "\n\t")
 
 
 class LxcwrapError(Exception):
@@ -81,6 +89,16 @@ class VolumeNotFoundError(NotFoundError, KeyError):
 
     def __str__(self) -> str:
         return f"no volume {self.volume!r}"
+
+
+@define
+class NetworkNotFoundError(NotFoundError, KeyError):
+    """No network has this name, id or unique id prefix."""
+
+    network: str
+
+    def __str__(self) -> str:
+        return f"no network {self.network!r}: create() it first"
 
 
 @define
@@ -169,6 +187,20 @@ class AddressInUseError(ConflictError):
 
     def __str__(self) -> str:
         return f"{self.address} is in use by {self.user}: choose another"
+
+
+@define
+class PortInUseError(ConflictError):
+    """The port of the host belongs to `user`: another container, or a process that listens there."""
+
+    protocol: str
+    host_ip: str
+    host_port: int
+    user: str
+
+    def __str__(self) -> str:
+        at = f"{self.host_ip} " if self.host_ip else ""
+        return f"{self.protocol} port {at}{self.host_port} is in use by {self.user}: choose another"
 
 
 @define
@@ -358,7 +390,7 @@ class CommandFailedError(ExecError):
 
     def __str__(self) -> str:
         tail = self.stderr if isinstance(self.stderr, str) else self.stderr.decode(errors="replace")
-        tail = tail.rstrip()[-1000:]
+        tail = _readable(tail.rstrip()[-1000:])
         oom = "; the kernel killed a process for want of memory: raise its limit" if self.oom_killed else ""
         return f"{list(self.argv)!r}: {describe_exit(self.exit_code)}{oom}" + (f"\n{tail}" if tail else "")
 
@@ -380,7 +412,7 @@ class BuildError(ExecError):
 
     def __str__(self) -> str:
         where = f" (line {self.line})" if self.line else ""
-        log = f"\n{self.log.rstrip()[-2000:]}" if self.log else ""
+        log = f"\n{_readable(self.log.rstrip()[-2000:])}" if self.log else ""
         return f"step {self.step}{where}, {self.instruction}: {self.reason}{log}"
 
 

@@ -15,12 +15,15 @@ from .drivers.pidfd import start_time
 from .drivers.protocols import Cgroups
 from .errors import UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
+from .net import plumbing
+from .net.store import NetworkStore
 from .storage.blobs import BlobStore
 from .storage.images import ImageStore
 from .storage.layers import LayerStore
 from .storage.root import RootDir
 from .storage.state import State
 from .storage.volumes import VolumeStore
+from .supervisor import wiring
 from .supervisor.client import Supervisor
 from .supervisor.records import Records
 from .supervisor.undertaker import bury, is_settled
@@ -51,6 +54,7 @@ class Machinery:
         self.layers = LayerStore(self.root.layers)
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
         self.volume_store = VolumeStore(self.root, self.state)
+        self.network_store = NetworkStore(self.state)
         self.supervisor = supervisor or Supervisor(self.root.path)
         self.cgroups: Cgroups = cgroups or CgroupHost()
         # Each root directory begins elsewhere in the ids that containers may have, so that two rarely meet.
@@ -107,11 +111,25 @@ class Machinery:
         for name in names:
             if name not in rows:  # which were read later: its record is gone
                 self._reclaim(name)
+        for container_id, network_id in self.network_store.abandoned():
+            with wiring.marked(self.bundle(container_id)):
+                self.take_off(container_id, network_id)
         self.image_store.clean()
         self.layers.clean()
         self.volume_store.clean()
         self.root.empty_trash()
         self.cgroups.tidy()
+
+    def take_off(self, container_id: str, network_id: str) -> None:
+        """Disconnect a container from a network, for the one who owns the endpoint; running or not."""
+        wires = self.network_store.wires(container_id)
+        connected = [wire for wire in wires if wire["network_id"] != network_id]
+        with suppress(wiring.NotRunning), wiring.network_of(self.bundle(container_id)) as netns_fd:
+            for wire in wires:
+                if wire["network_id"] == network_id:
+                    plumbing.unplug(netns_fd, wire, connected)
+        with self.state.transaction() as change:
+            self.network_store.release(change, container_id, network_id)
 
     def settle(self, container_id: str) -> None:
         """Put an end on record to a run whose monitor was killed, and clear its remains. The fork-server does

@@ -19,6 +19,7 @@ from .specs import ContainerSpec, Mount, spec_to_json
 from .storage import disks, sized
 from .storage.volumes import make_nameless
 from .supervisor.plan import Plan, capabilities, make_plan, plan_order, uses_own_filter
+from .supervisor.wiring import MARK
 
 _FREE_SLOT = """
     SELECT CASE WHEN NOT EXISTS (SELECT 1 FROM containers WHERE slot = 0) THEN 0 ELSE (
@@ -35,7 +36,7 @@ def record(
 ) -> int | None:
     """The intent: a row that tells the next `Host` what to clear, should we die. The slot of its ids.
 
-    Raises NameInUseError, ImageNotFoundError, VolumeNotFoundError.
+    Raises NameInUseError, ImageNotFoundError, VolumeNotFoundError, NetworkNotFoundError, AddressInUseError.
     """
     with machinery.state.transaction() as change:
         if change.execute("SELECT 1 FROM containers WHERE name = ?", (spec.name,)).fetchone():
@@ -58,6 +59,7 @@ def record(
         except sqlite3.IntegrityError:
             raise ImageNotFoundError(spec.image_id) from None  # removed since we looked
         machinery.volume_store.use(change, container_id, spec.volumes)
+        machinery.network_store.lease(change, container_id, spec.networks)
     return slot
 
 
@@ -78,6 +80,8 @@ def furnish(
     machinery.chown(bundle, -1, idmap.base)
     bundle.chmod(0o710)  # its own root must pass through, nobody else
     (bundle / "rootfs").mkdir(mode=0o755)
+    if spec.networks:
+        (bundle / MARK).touch(mode=0o600)
     with _disk(bundle, spec) as disk:
         for name in ("upper", "work"):
             directory = disk / name

@@ -101,6 +101,8 @@ def make_plan(
         "system": spec.is_system,
         "mounts": plan_mounts(spec, disk, root / "volumes"),
         "files": _files(spec),
+        "network": spec.network_mode,
+        "sysfs": _lacks_sysfs(spec),
         "sysctls": dict(spec.sysctls),
         "config": list(_config(spec, bundle, idmap, init_dir, profile, host)),
         "init": _init(spec),
@@ -169,6 +171,11 @@ def _files(spec: ContainerSpec) -> dict[str, str]:
     }
 
 
+def _lacks_sysfs(spec: ContainerSpec) -> bool:
+    """Whether its user namespace does not own its network: then the kernel gives it no /sys."""
+    return spec.network_mode != "own" and not spec.security.privileged
+
+
 def _devices(security: Security) -> list[str] | None:
     """Device cgroup entries beyond the default policy; None: no policy at all."""
     if security.privileged:
@@ -195,7 +202,12 @@ def _config(
     if "SYS_BOOT" in capabilities(security):
         # At a reboot liblxc would start again by itself, unseen by all others; not so if this hook fails.
         yield "lxc.hook.post-stop", "/bin/false"
-    yield "lxc.mount.auto", "proc:rw sys:rw" if security.privileged else "proc:mixed sys:ro"
+    if security.privileged:
+        yield "lxc.mount.auto", "proc:rw sys:rw"
+    else:
+        yield "lxc.mount.auto", "proc:mixed" if _lacks_sysfs(spec) else "proc:mixed sys:ro"
+    if spec.network_mode == "host":
+        yield "lxc.net.0.type", "none"
     yield "lxc.mount.entry", f"{_escape(init_dir)} dev/.lxcwrap none bind,ro,create=dir 0 0"
     yield "lxc.mount.entry", f"tmpfs dev/shm tmpfs nosuid,nodev,mode=1777,size={spec.shm_size},create=dir 0 0"
     yield "lxc.mount.entry", "mqueue dev/mqueue mqueue nosuid,nodev,noexec,optional,create=dir 0 0"

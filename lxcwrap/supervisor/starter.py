@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 from ..drivers import mounts, namespaces, syscalls
 from ..drivers.cgroups import CgroupHost
-from ..drivers.pidfd import pass_sender, sender, start_time
+from ..drivers.pidfd import boot_id, pass_sender, sender, start_time
 from ..ids import IdMap
-from . import rootfs, streams, wire
+from . import rootfs, streams, wire, wiring
 from .argv import INIT
 from .handover import WAITING, hand, received_fds, take
 from .records import Records
@@ -65,9 +65,12 @@ def _prepare(plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket
     cgroups.prepare(plan["id"], plan["limits"], plan["devices"], owner=owner)
     streams.open_to_all(stdio)
     namespace_fds = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
+    plan = wiring.plug_in(plan, namespace_fds[0])
+    borrowed = wiring.borrowed(plan)
     mounts.private_mount_namespace()
     cgroups.hide_from_liblxc()
-    root = rootfs.mount_all(plan, namespace_fds[1] if len(namespace_fds) > 1 else None, more)
+    userns_fd = namespace_fds[1] if len(namespace_fds) > 1 else None
+    root = rootfs.mount_all(plan, userns_fd, more, wiring.sysfs(plan, borrowed))
     config = [
         *_given_variables(plan, more),
         *cgroups.config_items(plan["id"], plan["devices"]),
@@ -76,8 +79,10 @@ def _prepare(plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pass_sender(status)
     kinds = ["net", "user"][: len(namespace_fds)]
-    if plan.get("network") == "host":
+    if plan["network"] == "host":
         kinds, namespace_fds = kinds[1:], namespace_fds[1:]
+    elif borrowed is not None:
+        namespace_fds = [borrowed, *namespace_fds[1:]]
     if plan["sysctls"]:
         namespace_fds = [*namespace_fds, namespaces.make_ipc(plan["sysctls"], *namespace_fds)]
         kinds.append("ipc")
@@ -149,6 +154,7 @@ class _Listener:
                 "init_pid": pid,
                 "init_start": start_time(pid),
                 "started_at": time.time(),
+                "boot": boot_id(),
             }
         )
         fds = [] if pidfd is None else [pidfd]

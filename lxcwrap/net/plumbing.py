@@ -1,0 +1,200 @@
+"""Networks and their endpoints in the kernel: bridges, links, addresses, routes. What there is to be, records
+tell (see store.py), of which this takes rows.
+
+A bridge is made when it is first needed, also after the host has booted; it is up when it is complete. The
+host's end of a container's link goes when its namespace does: nobody need remove it.
+
+Imported by the fork-server: no heavy imports here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from ..drivers import links
+from ..drivers.namespaces import link_is_up
+from ..drivers.rtnetlink import Rtnetlink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from typing import Any
+
+Network = dict[str, "Any"]  # id, name, bridge, and the fields of its NetworkSpec
+Wire = dict[str, "Any"]  # the columns of an endpoint, and `network`: its Network
+
+_WIRES = """
+    SELECT endpoints.*, networks.name, networks.bridge, networks.spec FROM endpoints
+    JOIN networks ON networks.id = network_id WHERE container_id = ? ORDER BY position
+"""
+
+
+def wires(connection: sqlite3.Connection, container_id: str) -> list[Wire]:
+    """The endpoints of a container, the first one first."""
+    return [_wire(dict(row)) for row in connection.execute(_WIRES, (container_id,))]
+
+
+def _wire(row: dict[str, Any]) -> Wire:
+    names = {"id": row["network_id"], "name": row.pop("name"), "bridge": row.pop("bridge")}
+    return {**row, "network": {**json.loads(row.pop("spec")), **names}}
+
+
+def addresses(wire: Wire) -> list[str]:
+    """Its own, without lengths."""
+    return [address for address in (wire["ip"], wire["ip6"]) if address]
+
+
+# --- networks -------------------------------------------------------------------------------------------
+
+
+def ensure_network(net: Rtnetlink, network: Network, run: str) -> None:
+    """Its bridge, complete. run: the directory for locks of the root directory."""
+    if network["driver"] != "bridge" or link_is_up(network["bridge"]):
+        return
+    with locked(f"{run}/networks.lock"):
+        if not link_is_up(network["bridge"]):
+            _make_bridge(net, network)
+
+
+def _make_bridge(net: Rtnetlink, network: Network) -> None:
+    """What a killed process has made of it stays."""
+    name, mac = network["bridge"], bytes.fromhex("02" + network["id"][:10]).hex(":")
+    with suppress(FileExistsError):
+        net.apply(links.bridge(name, mtu=network["mtu"], mac=mac, up=False))
+    index = net.index(name)
+    for subnet, gateway in _subnets(network):
+        with suppress(FileExistsError):
+            net.apply(links.address(index, _with_length(gateway, subnet)))
+    net.apply(links.change(index, up=True))
+
+
+def remove_network(net: Rtnetlink, network: Network, run: str) -> None:
+    """In the kernel, if it is there. Nothing may be connected to it."""
+    if network["driver"] == "bridge":
+        with locked(f"{run}/networks.lock"):
+            _discard(net, network["bridge"])
+
+
+def _subnets(network: Network) -> list[tuple[str, str]]:
+    """Of IPv4, and of IPv6 if it has one, with gateways."""
+    pairs = ((network["subnet"], network["gateway"]), (network["subnet6"], network["gateway6"]))
+    return [pair for pair in pairs if pair[0]]
+
+
+def _with_length(address: str, subnet: str) -> str:
+    return f"{address}/{subnet.rpartition('/')[2]}"
+
+
+# --- endpoints ------------------------------------------------------------------------------------------
+
+
+def plug_all(net: Rtnetlink, netns_fd: int, connected: list[Wire], run: str) -> None:
+    """Make all links of a container, whose namespace has none yet."""
+    with Rtnetlink(netns_fd) as inside:
+        for wire in connected:
+            ensure_network(net, wire["network"], run)
+            _plug(net, inside, netns_fd, wire)
+        _default_routes(inside, connected)
+
+
+def plug(net: Rtnetlink, netns_fd: int, wire: Wire, connected: Iterable[Wire], run: str) -> None:
+    """Make one link of a container that runs; nothing is left if it fails. connected: all it has then."""
+    if _has(net, wire["link"]):  # its start has met this wire already
+        return
+    ensure_network(net, wire["network"], run)
+    with Rtnetlink(netns_fd) as inside:
+        try:
+            _plug(net, inside, netns_fd, wire)
+            _default_routes(inside, connected)
+        except BaseException:
+            _unplug(netns_fd, wire)
+            raise
+
+
+def unplug(netns_fd: int, wire: Wire, connected: Iterable[Wire]) -> None:
+    """Take one link from a container that runs, if it has it. connected: all that it keeps."""
+    _unplug(netns_fd, wire)
+    with Rtnetlink(netns_fd) as inside:
+        _default_routes(inside, connected)
+
+
+def _plug(net: Rtnetlink, inside: Rtnetlink, netns_fd: int, wire: Wire) -> None:
+    network, name = wire["network"], wire["interface"]
+    facts: dict[str, Any] = {"netns_fd": netns_fd, "mtu": network["mtu"], "mac": wire["mac"]}
+    if network["driver"] == "bridge":
+        link = wire["link"]
+        request = links.veth(link, name, master=net.index(network["bridge"]), **facts)
+        try:
+            net.apply(request)
+        except FileExistsError:  # that of the last run, which the kernel has not removed yet
+            _discard(net, link)
+            net.apply(request)
+        net.apply(links.port(link, hairpin=True, isolated=network["isolated"]))
+    else:
+        net.apply(links.macvlan(name, net.index(network["parent"]), **facts))
+    index = inside.index(name)
+    own = [(wire["ip"], network["subnet"]), (wire["ip6"], network["subnet6"])]
+    requests = [links.address(index, _with_length(*pair)) for pair in own if pair[0]]
+    inside.apply(*requests, links.change(index, up=True))
+
+
+def _default_routes(inside: Rtnetlink, connected: Iterable[Wire]) -> None:
+    """By the first network that leads anywhere."""
+    for wire in connected:
+        network = wire["network"]
+        for _, gateway in () if network["internal"] else _subnets(network):
+            with suppress(FileExistsError):
+                index = inside.index(wire["interface"])
+                everything = "::/0" if ":" in gateway else "0.0.0.0/0"
+                inside.apply(links.route(everything, via=gateway, index=index))
+
+
+def _unplug(netns_fd: int, wire: Wire) -> None:
+    """Without waiting until the kernel has let go of the link: 20 ms after that was last seen."""
+    from threading import Thread  # here, as in the fork-server it would cost each fork memory
+
+    if wire["network"]["driver"] == "bridge":
+        place, link = None, wire["link"]  # and with it its other end
+    else:
+        place, link = netns_fd, wire["interface"]
+    with Rtnetlink(place) as net:
+        removal = Thread(target=_discard_apart, args=(Rtnetlink(place), link), name="lxcwrap-unplug")
+        removal.start()
+        while removal.is_alive() and _has(net, link):
+            removal.join(0.0003)
+
+
+def _discard_apart(net: Rtnetlink, link: str) -> None:
+    with net:
+        _discard(net, link)
+
+
+def _has(net: Rtnetlink, link: str) -> bool:
+    try:
+        return net.index(link) > 0
+    except OSError:
+        return False
+
+
+def _discard(net: Rtnetlink, link: str) -> None:
+    try:
+        net.apply(links.delete(link))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+@contextmanager
+def locked(path: str) -> Iterator[None]:
+    """With the file, made if it is missing, locked: one after the other."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

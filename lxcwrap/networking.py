@@ -1,0 +1,283 @@
+"""What is done to networks, and to containers on them, as functions. All take a `Machinery` and ids."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from functools import cache
+
+from attrs import evolve
+
+from . import lifecycle
+from .drivers import link_probes, netns
+from .drivers.netlink_dumps import networks_in_use, read_links, read_routes
+from .drivers.pidfd import start_time
+from .drivers.rtnetlink import Rtnetlink
+from .errors import (
+    InvalidSpecError,
+    KernelError,
+    NameInUseError,
+    SupervisorError,
+    UnsupportedError,
+    WrongStateError,
+)
+from .machinery import Machinery
+from .net import plumbing
+from .net.ipam import Subnet, free_subnet, ula_pool
+from .net.store import NOBODY, Owner
+from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec
+from .specs import ContainerSpec, State
+from .supervisor import wiring
+
+DEFAULT = "default"  # made when it is first used
+_IDLE_S = 10.0  # of waiting for a start or an end that is under way
+_ETHERNET_MTU = 1500
+_MAIN_TABLE = 254
+_probe = cache(link_probes.probe)  # what a kernel lacks it will not get
+
+
+# --- networks -------------------------------------------------------------------------------------------
+
+
+def create(
+    machinery: Machinery,
+    name: str,
+    *,
+    subnet: str | None = None,
+    gateway: str | None = None,
+    ipv6: bool | str = False,
+    internal: bool = False,
+    driver: Driver = "bridge",
+    mtu: int | None = None,
+    isolated: bool = False,
+    parent: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> str:
+    """Its id. For the rest see `Networks.create`."""
+    check_driver(driver)
+    if internal and driver != "bridge":
+        raise InvalidSpecError(f"internal=True: what a {driver} leads to is not ours to close")
+    store = machinery.network_store
+    with Rtnetlink() as net:
+        mtu = mtu or _usual_mtu(net, parent)
+        with machinery.state.transaction() as change:
+            # The host's own subnet is what a macvlan is for.
+            taken = store.subnets() | (networks_in_use(net) if driver == "bridge" else set())
+            own = _subnet(subnet, gateway, taken)
+            own6 = _subnet6(machinery, ipv6, taken)
+            spec = NetworkSpec(
+                driver=driver,
+                subnet=own.network,
+                gateway=own.gateway,
+                subnet6=own6.network if own6 else "",
+                gateway6=own6.gateway if own6 else "",
+                internal=internal,
+                isolated=isolated,
+                mtu=mtu,
+                parent=parent or "",
+                labels=dict(labels or {}),
+            )
+            network_id = store.add(change, name, spec)
+        # With a row it is ours to clear, and others see its subnet.
+        try:
+            plumbing.ensure_network(net, store.network(network_id), str(machinery.root.run))
+        except BaseException as error:
+            remove(machinery, network_id)
+            if isinstance(error, OSError):
+                raise KernelError(error.errno or 0, f"network {name}: {error.strerror}") from None
+            raise
+    return network_id
+
+
+def check_driver(driver: str) -> None:
+    """Raises InvalidSpecError, and UnsupportedError with the kernel's reason."""
+    if driver not in DRIVERS:
+        raise InvalidSpecError(f"driver={driver!r}: must be one of {', '.join(DRIVERS)}")
+    if reason := _probe(driver):
+        raise UnsupportedError(f"this kernel has no {driver} ({reason})", "take another driver or kernel")
+
+
+def _usual_mtu(net: Rtnetlink, parent: str | None) -> int:
+    """That of the link packets leave by, as longer ones would get lost."""
+    known = {link.ifindex: link for link in read_links(net)}
+    if parent is not None:
+        found = [link.mtu for link in known.values() if link.name == parent]
+        if not found:
+            raise InvalidSpecError(f"parent={parent!r}: the host has no such link")
+        return found[0]
+    leaving = [
+        known[route.ifindex].mtu
+        for route in read_routes(net)
+        if route.destination in ("0.0.0.0/0", "::/0")
+        and route.table == _MAIN_TABLE
+        and route.ifindex in known
+    ]
+    return min((mtu for mtu in leaving if mtu <= _ETHERNET_MTU), default=_ETHERNET_MTU)
+
+
+def _subnet(given: str | None, gateway: str | None, taken: Collection[str]) -> Subnet:
+    if given is None:
+        if gateway is not None:
+            raise InvalidSpecError("gateway= needs subnet=")
+        return Subnet(free_subnet(taken))
+    subnet = Subnet(given, gateway or "")
+    if subnet.version != 4:
+        raise InvalidSpecError(f"subnet={given!r}: give that of IPv6 as ipv6=")
+    subnet.check_unused(taken)
+    return subnet
+
+
+def _subnet6(machinery: Machinery, given: bool | str, taken: Collection[str]) -> Subnet | None:
+    if given is False:
+        return None
+    if given is True:
+        return Subnet(free_subnet(taken, (ula_pool(os.fsencode(machinery.root.path)),)))
+    subnet = Subnet(given)
+    if subnet.version != 6:
+        raise InvalidSpecError(f"ipv6={given!r}: must be a subnet of IPv6")
+    subnet.check_unused(taken)
+    return subnet
+
+
+def remove(machinery: Machinery, network_id: str) -> None:
+    """Raises StillUsedError, NetworkNotFoundError."""
+    with machinery.state.transaction() as change:
+        network = machinery.network_store.network(network_id)
+        machinery.network_store.delete(change, network_id)
+        # Within: if this is not committed the network is there still, and gets a bridge when it needs one.
+        with Rtnetlink() as net:
+            plumbing.remove_network(net, network, str(machinery.root.run))
+
+
+# --- containers that are made ---------------------------------------------------------------------------
+
+
+def resolve(machinery: Machinery, spec: ContainerSpec, find: Callable[[str], str]) -> ContainerSpec:
+    """With ids in place of names that may change; the default network is made if it is wanted.
+
+    find: gives a container's id by its name. Raises NetworkNotFoundError, ContainerNotFoundError.
+    """
+    kind, _, owner = spec.network_mode.partition(":")
+    if kind == "container":
+        return evolve(spec, network_mode=f"container:{find(owner)}")
+    if DEFAULT in spec.networks and not _exists(machinery, DEFAULT):
+        with suppress(NameInUseError):  # another was faster
+            create(machinery, DEFAULT)
+    return spec
+
+
+def _exists(machinery: Machinery, name: str) -> bool:
+    query = "SELECT 1 FROM networks WHERE name = ?"
+    return machinery.state.connection.execute(query, (name,)).fetchone() is not None
+
+
+# --- containers that are there --------------------------------------------------------------------------
+
+
+def endpoints(machinery: Machinery, container_id: str) -> dict[str, Endpoint]:
+    """By name of the network, the first that it is on first. Raises ContainerNotFoundError."""
+    lifecycle.row(machinery, container_id)
+    return {wire["network"]["name"]: _endpoint(wire) for wire in machinery.network_store.wires(container_id)}
+
+
+def _endpoint(wire: plumbing.Wire) -> Endpoint:
+    import json
+
+    facts = {name: wire[name] for name in ("ip", "ip6", "mac", "interface")}
+    return Endpoint(aliases=json.loads(wire["aliases"]), **facts)
+
+
+def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: Endpoint) -> None:
+    """Raises InvalidSpecError: it has no network of its own, or is there already; AddressInUseError,
+    ExhaustedError, WrongStateError, KernelError; then nothing has changed."""
+    spec, store = lifecycle.spec_of(machinery, container_id), machinery.network_store
+    name = store.row(network_id)["name"]
+    if spec.network_mode != "own":
+        raise InvalidSpecError(f"{spec.name} has the network of another ({spec.network_mode})")
+    with wiring.marked(machinery.bundle(container_id)):
+        with machinery.state.transaction() as change:
+            if lifecycle.look(machinery, container_id).state is State.CREATING:
+                raise WrongStateError(spec.name, State.CREATING, "connect")
+            if _wire(machinery, container_id, network_id):
+                raise InvalidSpecError(f"{spec.name} is on network {name} already")
+            store.lease(change, container_id, {name: endpoint}, _me())
+        try:
+            _settle(machinery, container_id, lambda fd: _plug(machinery, container_id, network_id, fd))
+        except BaseException:
+            machinery.take_off(container_id, network_id)
+            raise
+        with machinery.state.transaction() as change:
+            store.own(change, container_id, network_id, NOBODY)
+
+
+def disconnect(machinery: Machinery, network_id: str, container_id: str) -> None:
+    """Raises InvalidSpecError: it is not on this network; WrongStateError."""
+    name, store = lifecycle.spec_of(machinery, container_id).name, machinery.network_store
+    with wiring.marked(machinery.bundle(container_id)):
+        with machinery.state.transaction() as change:
+            if lifecycle.look(machinery, container_id).state is State.CREATING:
+                raise WrongStateError(name, State.CREATING, "disconnect")
+            if not _wire(machinery, container_id, network_id):
+                raise InvalidSpecError(f"{name} is not on network {store.row(network_id)['name']}")
+            store.own(change, container_id, network_id, _me())
+        machinery.take_off(container_id, network_id)
+
+
+def _plug(machinery: Machinery, container_id: str, network_id: str, netns_fd: int) -> None:
+    wire = _wire(machinery, container_id, network_id)
+    if wire:
+        connected = machinery.network_store.wires(container_id)
+        with Rtnetlink() as net:
+            plumbing.plug(net, netns_fd, wire, connected, str(machinery.root.run))
+
+
+def _wire(machinery: Machinery, container_id: str, network_id: str) -> plumbing.Wire | None:
+    found = machinery.network_store.wires(container_id)
+    return next((wire for wire in found if wire["network_id"] == network_id), None)
+
+
+def _me() -> Owner:
+    return os.getpid(), start_time(os.getpid())
+
+
+def _settle(machinery: Machinery, container_id: str, act: Callable[[int], None]) -> None:
+    """Do it in the container's namespace if it runs, or will without having seen the present records."""
+    deadline = time.monotonic() + _IDLE_S
+    while True:
+        if lifecycle.look(machinery, container_id).state.is_alive:
+            try:
+                with wiring.network_of(machinery.bundle(container_id)) as netns_fd:
+                    return act(netns_fd)
+            except wiring.NotRunning:
+                pass
+            except OSError as error:
+                if lifecycle.look(machinery, container_id).state.is_alive:
+                    raise KernelError(error.errno or 0, str(error.strerror)) from None
+        else:
+            with suppress(BlockingIOError), machinery.records(container_id).held(0.1):
+                return  # whoever starts it from now on reads the records
+        if time.monotonic() > deadline:
+            raise SupervisorError("its start or end does not come to an end", "try again")
+
+
+def dial(
+    machinery: Machinery, container_id: str, name: str, port: int, host: str, timeout_s: float
+) -> socket.socket:
+    """See `Container.socket`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with wiring.network_of(machinery.bundle(container_id)) as fd, netns.within(fd):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+    except wiring.NotRunning:
+        state = lifecycle.look(machinery, container_id).state
+        raise WrongStateError(name, state, "dial into") from None
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect((host, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,120 @@
+"""The network of a container that starts: complete before its first instruction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, suppress
+from typing import Any
+
+from ..drivers import mounts, netns
+from ..drivers.pidfd import open_same
+from ..drivers.rtnetlink import Rtnetlink
+from ..net import plumbing
+from ..storage.root import RootDir
+from ..storage.state import State
+from .records import Records
+
+Plan = Mapping[str, Any]
+StrPath = str | os.PathLike[str]
+# In the directory of a container that has been on a network ever: for others nobody need ask the records.
+MARK = "networked"
+_OWN_NAME = "127.0.1.1\t"  # how the line with the container's name begins in a plan's /etc/hosts
+
+
+def plug_in(plan: Plan, netns_fd: int) -> Plan:
+    """Make the links of the container in its new namespace; its plan, that knows its addresses.
+
+    The caller is in the host's network namespace, and the container's lock is held: who connects it from now
+    on waits until it runs.
+    """
+    kind, _, owner = plan["network"].partition(":")
+    if kind == "container":
+        return _with_files_of(plan, f"{plan['lxc_path']}/{owner}/files")
+    if kind == "host" and "draft" not in plan:
+        return _with_files_of(plan, "/etc")
+    if not os.path.exists(f"{plan['bundle']}/{MARK}"):
+        return plan
+    root = RootDir(plan["root"])
+    with closing(State(root.state_db)) as state:
+        connected = plumbing.wires(state.connection, plan["id"])
+    if not connected:
+        return plan
+    with Rtnetlink() as net:
+        plumbing.plug_all(net, netns_fd, connected, str(root.run))
+    addresses = [address for wire in connected for address in plumbing.addresses(wire)]
+    hosts = with_addresses(plan["files"]["/etc/hosts"], addresses)
+    return {**plan, "files": {**plan["files"], "/etc/hosts": hosts}}
+
+
+def with_addresses(hosts: str, addresses: list[str]) -> str:
+    """/etc/hosts with lines for the container's own name at its `addresses`, in place of a loopback one."""
+    before, _, after = hosts.partition(_OWN_NAME)
+    name, end, rest = after.partition("\n")
+    return before + "".join(f"{address}\t{name}{end}" for address in addresses) + rest
+
+
+def _with_files_of(plan: Plan, directory: str) -> Plan:
+    """Names and name servers are those of who has the network; what the container adds goes behind."""
+    more = plan["files"]["/etc/hosts"].partition(_OWN_NAME)[2].partition("\n")[2]
+    hosts, resolv = (_read(f"{directory}/{name}") for name in ("hosts", "resolv.conf"))
+    return {**plan, "files": {**plan["files"], "/etc/hosts": hosts + more, "/etc/resolv.conf": resolv}}
+
+
+def _read(path: str) -> str:
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+    return ""
+
+
+def borrowed(plan: Plan) -> int | None:
+    """The network namespace of the other container that this one is to be in; None: it borrows none."""
+    kind, _, owner = plan["network"].partition(":")
+    return _open_netns(f"{plan['lxc_path']}/{owner}") if kind == "container" else None
+
+
+class NotRunning(Exception):
+    """A container without processes has no network."""
+
+
+@contextmanager
+def network_of(bundle: StrPath) -> Iterator[int]:
+    """The network namespace of the container with this directory. Raises NotRunning."""
+    fd = _open_netns(bundle)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_netns(bundle: StrPath) -> int:
+    run = Records(bundle).read("run")
+    pidfd = open_same(run["init_pid"], run["init_start"]) if run else None
+    if run is None or pidfd is None:
+        name = os.path.basename(bundle)[:12]
+        raise NotRunning(f"container {name}, whose network is to be used, does not run")
+    try:
+        # By a pid that is used again only when we let go of it.
+        return os.open(f"/proc/{run['init_pid']}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotRunning(os.path.basename(bundle)) from None
+    finally:
+        os.close(pidfd)
+
+
+@contextmanager
+def marked(bundle: StrPath) -> Iterator[None]:
+    """Mark a container as one that may have endpoints. Who changes them does so within: one after the
+    other."""
+    with plumbing.locked(f"{os.fspath(bundle)}/{MARK}"):
+        yield
+
+
+def sysfs(plan: Plan, netns_fd: int | None) -> int | None:
+    """A detached /sys for a container whose user namespace does not own its network: to one that does not the
+    kernel gives none. None: liblxc mounts it."""
+    if not plan.get("sysfs"):
+        return None
+    with nullcontext() if netns_fd is None else netns.within(netns_fd):
+        attributes = mounts.RDONLY | mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
+        return mounts.new_filesystem("sysfs", [], attributes)
