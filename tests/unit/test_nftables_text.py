@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lxcwrap.drivers.nftables import Nftables
+from lxcwrap.errors import UnsupportedError
 from lxcwrap.net.foreign import Obstacle, accept, obstacles, withdraw
 from lxcwrap.net.ruleset import NetworkRules, Part, PinnedPort, PublishedPort, Tables, link_local
 
@@ -126,6 +128,18 @@ def test_ports_that_cannot_be_are_refused(port: PublishedPort) -> None:
     """Protocols, numbers, ranges, addresses of two versions."""
     with pytest.raises(ValueError):
         port.elements()
+
+
+def test_without_the_library_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was tried before."""
+
+    def absent(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr("ctypes.CDLL", absent)
+    with pytest.raises(UnsupportedError) as caught:
+        Nftables()
+    assert "libnftables1" in caught.value.remedy
 
 
 def test_tables_are_per_tag() -> None:

@@ -145,7 +145,7 @@ def test_a_bucket_holds_a_packet_and_its_rate(bps: int) -> None:
 
 def test_modules_for_the_fork_server_are_light() -> None:
     """Each process of a container carries them: nothing heavy comes along, in name or in fact."""
-    modules = "rtnetlink traffic nftables forwarding netns".split()
+    modules = "rtnetlink traffic nftables conntrack forwarding netns".split()
     code = (
         "import sys, socket, errno, ctypes, struct\n"
         "sys.path.insert(0, sys.argv[1]); before = set(sys.modules)\n"
