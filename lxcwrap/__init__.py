@@ -63,8 +63,11 @@ if TYPE_CHECKING:
     from .imagechanges import ImageChanges as ImageChanges
     from .images import Images as Images
     from .netspecs import Endpoint as Endpoint
+    from .netspecs import NetworkSpec as NetworkSpec
     from .netspecs import Port as Port
     from .netspecs import PortBinding as PortBinding
+    from .network import Network as Network
+    from .networks import Networks as Networks
     from .options import ContainerOptions as ContainerOptions
     from .policies import HealthCheck as HealthCheck
     from .policies import RestartPolicy as RestartPolicy
@@ -113,7 +116,9 @@ _HOME = {
     "image": "Image",
     "imagechanges": "ImageChanges",
     "images": "Images",
-    "netspecs": "Endpoint Port PortBinding",
+    "netspecs": "Endpoint NetworkSpec Port PortBinding",
+    "network": "Network",
+    "networks": "Networks",
     "options": "ContainerOptions",
     "policies": "HealthCheck RestartPolicy",
     "progress": "StepFinished StepOutput StepStarted TransferProgress",

@@ -22,6 +22,7 @@ from .machinery import Machinery
 from .results import Change, Completed, LogLine, Process, Stats
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
+from .supervisor import restarting
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,8 +85,8 @@ class Container:
 
     @property
     def restart_count(self) -> int:
-        """How often its policy has restarted it since a user started it; the restart it waits for counts."""
-        return int((self._machinery.records(self._id).read("restart") or {}).get("count", 0))
+        """How often its policy has restarted it since a user started it."""
+        return restarting.done_so_far(self._machinery.records(self._id))
 
     @property
     def oom_killed(self) -> bool:

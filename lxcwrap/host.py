@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
 
+from .container import Container
 from .containers import Containers
 from .errors import UnsupportedError
 from .image import Image
@@ -85,6 +86,17 @@ class Host:
         from .storage.usage import disk_usage
 
         return disk_usage(self._machinery.image_store)
+
+    def resume(self) -> list[Container]:
+        """Start what should run and does not: after a boot of the machine, or a crash of everything. Those
+        with policy `always`; with `unless_stopped` unless they were stopped; with `on_failure` if they ran
+        when all was cut off, or waited for a restart. Returns those that were started.
+
+        Raises ExceptionGroup, when all have been tried, with the errors of those that could not be started.
+        """
+        from .resuming import resume
+
+        return [self.containers[container_id] for container_id in resume(self._machinery)]
 
     def prune(
         self,

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from attrs import asdict, evolve
 
 from .drivers.cgroups import LimitError, MissingController
-from .drivers.pidfd import open_same, start_time
+from .drivers.pidfd import lives, open_same
 from .errors import (
     ContainerNotFoundError,
     KernelError,
@@ -72,7 +72,7 @@ def look(machinery: Machinery, container_id: str) -> Run:
         pending = restarting.is_pending(records)
         return Run(State.RESTARTING if pending else State.STOPPED, run, ended)
     if run:
-        if start_time(run["monitor"]) != run["monitor_start"]:
+        if not lives(run["monitor"], run["monitor_start"], run.get("boot")):
             # Its monitor was killed, or has ended between the two reads.
             machinery.settle(container_id)
             if (ended := records.read("exit")) is None:

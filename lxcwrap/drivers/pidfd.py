@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _GET_INFO = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
 _INFO_EXIT = 1 << 3
 _SO_PASSPIDFD, _SCM_PIDFD = 76, 4
+_boot_id = ""
 
 
 def start_time(pid: int) -> int:
@@ -27,6 +28,20 @@ def start_time(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return 0 if fields[0] in b"ZX" else int(fields[19])
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: pids and start times of another one mean nothing now."""
+    global _boot_id
+    if not _boot_id:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            _boot_id = file.read().strip()
+    return _boot_id
+
+
+def lives(pid: int, start: int, boot: str | None) -> bool:
+    """Whether the process that had `pid` at `start` in this `boot` lives. None: this one."""
+    return start_time(pid) == start and boot in (None, boot_id())
 
 
 def open_same(pid: int, start: int) -> int | None:

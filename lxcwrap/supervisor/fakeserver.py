@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from ..drivers.fake import exit_code, find_program, play
-from ..drivers.pidfd import open_same, start_time
+from ..drivers.pidfd import boot_id, open_same, start_time
 from ..storage.logs import STDERR, STDOUT, LogWriter, open_pipe
 from ..storage.root import RootDir
 from . import call, wire
@@ -56,6 +56,8 @@ def _launch(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
     for name in ("exit", "run"):
         records.remove(name)
     plan = records.read("plan") or {}
+    if "restart" in request:
+        return _tell(client, {"event": "exited", "exit_code": None, "error": "the fake restarts nothing"})
     if "-t" in plan["init"]:
         return _tell(client, {"event": "exited", "exit_code": None, "error": "the fake has no terminals"})
     log, pipes = LogWriter(f"{plan['bundle']}/logs", **request["log"]), dict[int, int]()
@@ -67,7 +69,7 @@ def _launch(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
     process, exec_error = _play(request, plan["argv"], plan["env"], stdio)
     me, init = os.getpid(), process.pid
     run = {"monitor": me, "monitor_start": start_time(me), "init_pid": init, "init_start": start_time(init)}
-    records.begin({**run, "started_at": time.time()})
+    records.begin({**run, "started_at": time.time(), "boot": boot_id()})
     _tell(client, {"event": "started", "init_pid": init, "exec_error": exec_error})
     _pump(log, pipes)
     ended: dict[str, object] = {"exit_code": exit_code(process), "exec_error": exec_error, "error": None}

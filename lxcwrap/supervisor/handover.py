@@ -79,7 +79,7 @@ def _plain(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    if isinstance(value, str) and value.isalnum() and value.isascii():
+    if isinstance(value, str) and value.isascii() and value.replace("-", "").replace(".", "").isalnum():
         return f'"{value}"'
     import json
 

@@ -2,7 +2,8 @@
 
 lock        held (an OFD lock) by the monitor as long as it or liblxc's process lives; the kernel frees it
 plan.json   how to start it, complete: written by the caller at creation
-run.json    of the present or last run: monitor, monitor_start, init_pid, started_at
+run.json    of the present or last run: monitor, monitor_start, init_pid, started_at, boot
+restart.json, stopped  whether it is to be started again, and by whom (restarting.py)
 exit.json   how the last run ended: exit_code, oom_killed, finished_at, error
 exit.part   what becomes exit.json, empty while it runs: who holds it open reads how the run ended even if
             the directory is deleted at once
@@ -16,7 +17,7 @@ import os
 import struct
 import time
 
-from ..drivers.pidfd import start_time
+from ..drivers.pidfd import lives
 from .handover import flat_json
 
 TYPE_CHECKING = False
@@ -143,7 +144,7 @@ class Records:
         run = self.read("run")
         if run is None or self.has("exit"):
             return None
-        return bool(start_time(run["monitor"]) == run["monitor_start"])
+        return lives(run["monitor"], run["monitor_start"], run.get("boot"))
 
     def is_held(self) -> bool:
         """Whether a monitor lives. Asks the kernel without taking the lock."""

@@ -19,14 +19,13 @@ import signal
 import time
 
 from ..drivers import syscalls
-from ..drivers.pidfd import open_same, start_time
+from ..drivers.pidfd import boot_id, lives, open_same, start_time
 from .handover import flat_json
+from .records import Records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
-
-    from .records import Records
 
     Order = dict[str, Any]
 else:
@@ -41,13 +40,17 @@ def plan_next(order: Order, exit_code: int | None, ran_s: float) -> Order | None
     """The order for the next start of a container that `order` started, with how many restarts that makes and
     after how many seconds it is due; None: there is to be none."""
     policy = order.get("restart")
-    if policy is None or os.path.exists(f"{order['bundle']}/stopped"):
+    if policy is None or _is_stopped(order["bundle"]):
         return None
     count, delay_s = order.get("count", 0), order.get("delay_s", 0.0)
     if policy["when"] == "on_failure" and (exit_code == 0 or count >= (policy["max_retries"] or count + 1)):
         return None
     delay_s = FIRST_S if ran_s >= STEADY_S or not delay_s else min(2 * delay_s, LONGEST_S)
     return {**order, "stdio": [], "count": count + 1, "delay_s": delay_s}
+
+
+def _is_stopped(bundle: str) -> bool:
+    return os.path.exists(f"{bundle}/stopped")
 
 
 def forget(order: Order) -> None:
@@ -61,7 +64,7 @@ def forget(order: Order) -> None:
 
 def is_wanted(order: Order) -> bool:
     """Whether nobody has called the restart off."""
-    if os.path.exists(f"{order['bundle']}/stopped"):
+    if _is_stopped(order["bundle"]):
         return False
     try:
         with open(f"{order['bundle']}/restart.json", encoding="ascii") as file:
@@ -82,7 +85,14 @@ def take_on(order: Order, waiter: int) -> Order:
 
 def _write(order: Order, waiter: int, start: int) -> str:
     due = time.time() + order["delay_s"]
-    record = {"count": order["count"], "due_at": due, "waiter": waiter, "waiter_start": start}
+    record = {
+        "count": order["count"],
+        "delay_s": order["delay_s"],
+        "due_at": due,
+        "waiter": waiter,
+        "waiter_start": start,
+        "boot": boot_id(),
+    }
     text, temporary = flat_json(record), f"{order['bundle']}/.restart.{os.getpid()}"
     with open(temporary, "w", encoding="ascii") as file:
         file.write(text)
@@ -119,7 +129,8 @@ def _await_end(parent: int) -> None:
 
 
 def do(order: Order) -> NoReturn:
-    """Wait for the back-off, and have the container started; ends this process."""
+    """Wait for the back-off, and have the container started; ends this process, which keeps no file open."""
+    syscalls.close_all_from(3)
     syscalls.set_process_name("lxcwrap-restart")
     time.sleep(order["delay_s"])
     go_on(order)
@@ -175,15 +186,39 @@ def bring_up(order: Order) -> NoReturn:
     go_on(order)
 
 
+# --- for the server ---
+
+
+def waiter(order: Order) -> int:
+    """Process id of who waits to start it again; 0: nobody."""
+    record = Records(order["bundle"]).read("restart") if "restart" in order else None
+    return record["waiter"] if record else 0
+
+
+def left_behind(order: Order) -> Order | None:
+    """What is to be done by somebody else, if who waited is gone, and was not done or called off."""
+    records = Records(order["bundle"])
+    record = records.read("restart")
+    if not record or not record["waiter"] or is_pending(records) or _is_stopped(records.path):
+        return None
+    return {**order, "stdio": [], "count": record["count"], "delay_s": record["delay_s"]}
+
+
 # --- for callers ---
+
+
+def done_so_far(records: Records) -> int:
+    """How many restarts there were."""
+    record = records.read("restart")
+    return record["count"] - bool(record["waiter"]) if record else 0
 
 
 def is_pending(records: Records) -> bool:
     """Whether a process lives that will start the container again."""
     record = records.read("restart")
-    if not record or not record["waiter"] or os.path.exists(f"{records.path}/stopped"):
+    if not record or not record["waiter"] or _is_stopped(records.path):
         return False
-    return bool(start_time(record["waiter"]) == record["waiter_start"])
+    return lives(record["waiter"], record["waiter_start"], record["boot"])
 
 
 def call_off(records: Records) -> None:

@@ -24,6 +24,7 @@ from typing import NamedTuple, NoReturn
 
 from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
+from ..drivers.pidfd import boot_id
 from ..ids import RANGE_SIZE
 from . import layered, livemounts, mounter, nursery, pauser, restarting, wire
 from .handover import close_all, hand
@@ -63,6 +64,7 @@ class Server:
         self.busy_until = 0.0
         self.poll = select.poll()
         self.held: dict[int, Held] = {}  # by a pidfd of the monitor
+        self.guarded: dict[int, wire.Message] = {}  # by a pidfd of who waits to do a restart
         # Starters send what container it is and a pidfd of its init.
         self.inbox, self.outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.poll.register(listener, select.POLLIN)
@@ -120,6 +122,8 @@ class Server:
             self._read_inbox()
         elif fd == self.nursery.fileno():
             self.retired = True  # it was killed: the next server has another
+        elif fd in self.guarded:
+            self._guarded_ended(fd)
         else:
             self._monitor_ended(fd)
 
@@ -149,15 +153,36 @@ class Server:
         held = self.held.pop(fd)
         held.standby.close()
         if not is_settled(held.order, self.cgroups):
-            self._fork(lambda: self._bury(held))
+            self._guard(held.order, self._fork(lambda: self._bury(held)))
+        elif pid := restarting.waiter(held.order):
+            self._guard(held.order, pid)
         if held.init is not None:
             os.close(held.init)
 
     def _bury(self, held: Held) -> None:
-        """In a process of its own."""
+        """In a process of its own, which also does the restart."""
         if again := bury(held.order, self.cgroups, held.init, timeout_s=_BURY_TIMEOUT_S):
-            syscalls.close_all_from(3)
             restarting.do(again)
+
+    def _guard(self, order: wire.Message, pid: int) -> None:
+        """Somebody has to do the restart if process `pid`, who is about to, is killed."""
+        if "restart" not in order:
+            return
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return self._see_to_restart(order)
+        self.guarded[fd] = order
+        self.poll.register(fd, select.POLLIN)
+
+    def _guarded_ended(self, fd: int) -> None:
+        self.poll.unregister(fd)
+        os.close(fd)
+        self._see_to_restart(self.guarded.pop(fd))
+
+    def _see_to_restart(self, order: wire.Message) -> None:
+        if again := restarting.left_behind(order):
+            self._guard(order, self._fork(lambda: restarting.do(restarting.take_on(again, os.getpid()))))
 
     def _serve_one(self, connection: socket.socket) -> None:
         try:
@@ -305,6 +330,7 @@ def main(root: str, ready_fd: int, nursery_end: socket.socket) -> NoReturn:
         listener.listen(1024)
         server = Server(listener, lock, nursery_end)
         server.settle()
+        boot_id()  # read once, for all forks
         layered.supports_descriptors()  # asked once, for all forks
         os.chdir("/")
         os.write(ready_fd, b"ok")
