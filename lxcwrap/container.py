@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from signal import SIGKILL
+from socket import socket as Socket
 from types import TracebackType
 from typing import Literal, ParamSpec, TypeVar, Unpack
 
-from . import committing, inside, lifecycle
+from . import committing, inside, lifecycle, networking
 from .copying import CopyResult, copy_in, copy_out
 from .errors import ContainerNotFoundError, WrongStateError
 from .execution import Popen, Stream
@@ -19,6 +20,7 @@ from .image import Image, tag_reference
 from .imagechanges import ImageChanges
 from .imageconfig import History
 from .machinery import Machinery
+from .netspecs import Endpoint
 from .results import Change, Completed, LogLine, Process, Stats
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
@@ -113,6 +115,26 @@ class Container:
     def finished_at(self) -> datetime | None:
         """When its last run ended; None while it runs."""
         return _moment(self._look().exit.get("finished_at"))
+
+    # --- its network ---
+
+    @property
+    def ip(self) -> str | None:
+        """Its address on the first network it is on, the same at each start; None: it is on none."""
+        return next((endpoint.ip for endpoint in self.networks.values()), None)
+
+    @property
+    def networks(self) -> Mapping[str, Endpoint]:
+        """How it is on each network it is on, by the network's name."""
+        return networking.endpoints(self._machinery, self._id)
+
+    def socket(self, port: int, *, host: str = "127.0.0.1", timeout_s: float = 10.0) -> Socket:
+        """A TCP connection to a port of its own, published or not: dialled from inside its network.
+
+        host: address to dial there, such as another container's. The socket keeps the time-out. Raises what
+        connect(2) does (ConnectionRefusedError, TimeoutError..); WrongStateError when it does not run.
+        """
+        return networking.dial(self._machinery, self._id, self.name, port, host, timeout_s)
 
     def _look(self) -> lifecycle.Run:
         return lifecycle.look(self._machinery, self._id)

@@ -25,6 +25,7 @@ from .storage.root import DEFAULT_ROOT
 
 if TYPE_CHECKING:
     from .check import Report
+    from .networks import Networks
     from .volumes import Volumes
 
 _current: ContextVar[Host | None] = ContextVar("lxcwrap_host", default=None)
@@ -66,6 +67,13 @@ class Host:
     def images(self) -> Images:
         """All images, and `load`, `import_rootfs`, `bootstrap` to make them."""
         return Images(self._machinery)
+
+    @cached_property
+    def networks(self) -> Networks:
+        """All networks of containers, and `create` to make them."""
+        from .networks import Networks
+
+        return Networks(self._machinery)
 
     @cached_property
     def volumes(self) -> Volumes:
