@@ -68,7 +68,7 @@ def _cgroups(base: Path) -> Iterator[str]:
 def _is_foreign(cgroup: str, base: Path) -> bool:
     """Whether a supervisor of another run lives in this cgroup or below it."""
     for directory, _, _ in os.walk(cgroup):
-        commands = map(_cmdline, _read(Path(directory, "cgroup.procs")).split())
+        commands = map(_cmdline, read(Path(directory, "cgroup.procs")).split())
         if any("lxcwrap" in command and str(base) not in command for command in commands):
             return True
     return False
@@ -81,7 +81,7 @@ def _processes(base: Path) -> Iterator[str]:
     supervisors = Counter[str]()
     for pid in parents:
         command = _cmdline(str(pid))
-        name = _read(PROC / str(pid) / "comm").strip()
+        name = read(PROC / str(pid) / "comm").strip()
         if name == "lxcwrap-waiting":  # made ahead, for whatever comes next: they end with their fork-server
             continue
         if str(base) in command and "lxcwrap.supervisor" in command:
@@ -101,17 +101,17 @@ def _descends(pid: int, parents: dict[int, int]) -> bool:
 
 
 def _parent(pid: str) -> int:
-    stat = _read(PROC / pid / "stat")
+    stat = read(PROC / pid / "stat")
     return int(stat.rpartition(")")[2].split()[1]) if stat else 0
 
 
 def _cmdline(pid: str) -> str:
-    return _read(PROC / pid / "cmdline").replace("\0", " ").strip()
+    return read(PROC / pid / "cmdline").replace("\0", " ").strip()
 
 
 def _loop_devices(base: Path) -> Iterator[str]:
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        if str(base) in (path := _read(backing)):
+        if base.name in (path := read(backing)):  # from another namespace it is told without its mount
             yield f"loop device {backing.parts[3]} ({path.strip()})"
 
 
@@ -145,7 +145,7 @@ def _files(root: Path) -> Iterator[str]:
         yield from (f"file {path}" for path in (root / directory).glob("*"))
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
     """The text of a file of the kernel; empty when its process or cgroup has just gone."""
     try:
         return path.read_text(errors="replace")

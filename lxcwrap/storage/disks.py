@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from ..drivers import loopdisk, mounts, quota
 
@@ -40,16 +40,13 @@ def limit(directory: str, size: int) -> None:
 @contextmanager
 def opened(directory: str) -> Iterator[int]:
     """A descriptor of the directory, or of what is to be seen in its place."""
-    mount = _mount(directory)
-    try:
-        fd = os.open(directory if mount is None else ".", _DIRECTORY, dir_fd=mount)
-    finally:
+    with ExitStack() as stack:
+        mount = _mount(directory)
         if mount is not None:
-            os.close(mount)  # the directory keeps it
-    try:
+            stack.callback(os.close, mount)
+        fd = os.open(directory if mount is None else ".", _DIRECTORY, dir_fd=mount)
+        stack.callback(os.close, fd)
         yield fd
-    finally:
-        os.close(fd)
 
 
 def show(directory: str) -> None:

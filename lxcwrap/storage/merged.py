@@ -6,6 +6,7 @@ the layers: use `drivers.paths.open_in_root`, or `inroot.Root`.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import threading
@@ -32,7 +33,7 @@ def merged(lowers: Sequence[Path], draft: LayerDraft | None = None) -> Iterator[
             paths.append(stack.enter_context(tempfile.TemporaryDirectory(prefix="lxcwrap-empty-")))
         fds = []
         for path in paths:
-            fds.append(mounts.idmapped_clone(path, None, mounts.NODEV))
+            fds.append(_lower(path))
             stack.callback(os.close, fds[-1])
         upper = (str(draft.layer), str(draft.work)) if draft else None
         attributes = mounts.NODEV | mounts.NOSUID | (0 if draft else mounts.RDONLY)
@@ -46,6 +47,16 @@ def merged(lowers: Sequence[Path], draft: LayerDraft | None = None) -> Iterator[
         )  # fsmount gives O_PATH
         stack.callback(os.close, directory)
         yield directory
+
+
+def _lower(path: str) -> int:
+    try:
+        return mounts.idmapped_clone(path, None, mounts.NODEV)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not _supports_descriptors():
+            raise
+        # It is in a mount that is attached nowhere. Linux before 6.15 clones none of these; an overlay does.
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _elsewhere(lowers: Sequence[int], upper: mounts.Upper, attributes: int) -> int:
