@@ -20,7 +20,7 @@ from .image import Image, tag_reference
 from .imagechanges import ImageChanges
 from .imageconfig import History
 from .machinery import Machinery
-from .netspecs import Endpoint
+from .netspecs import Endpoint, Port, PortBinding
 from .results import Change, Completed, LogLine, Process, Stats
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
@@ -127,6 +127,30 @@ class Container:
     def networks(self) -> Mapping[str, Endpoint]:
         """How it is on each network it is on, by the network's name."""
         return networking.endpoints(self._machinery, self._id)
+
+    @property
+    def ports(self) -> tuple[PortBinding, ...]:
+        """Ports of the host that lead to it, also while it does not run; by the container's ports."""
+        lifecycle.row(self._machinery, self._id)
+        return self._machinery.port_store.bindings(self._id)
+
+    def publish(self, *ports: Port) -> tuple[PortBinding, ...]:
+        """Let more ports of the host lead to it: at once if it runs, and at its next starts.
+
+        Raises PortInUseError, InvalidSpecError: it is on no network that others may reach; then nothing has
+        changed.
+        """
+        lifecycle.row(self._machinery, self._id)
+        return self._machinery.port_store.publish(self._id, ports)
+
+    def unpublish(self, *ports: Port | PortBinding) -> None:
+        """Let ports of the host lead to it no more: with a `Port` all that lead to that port of it, where it
+        does not say which. Connections through them go on.
+
+        Raises InvalidSpecError: there is none; then nothing has changed.
+        """
+        lifecycle.row(self._machinery, self._id)
+        self._machinery.port_store.unpublish(self._id, ports)
 
     def socket(self, port: int, *, host: str = "127.0.0.1", timeout_s: float = 10.0) -> Socket:
         """A TCP connection to a port of its own, published or not: dialled from inside its network.

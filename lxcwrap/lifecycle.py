@@ -136,6 +136,7 @@ def start(machinery: Machinery, container_id: str) -> None:
 
 def run_up(machinery: Machinery, container_id: str, spec: ContainerSpec, slot: int | None) -> None:
     """`start` without asking for the state first."""
+    machinery.port_store.check(container_id)
     with begin(machinery, container_id, spec, slot, Streams(None, None, None)) as conversation:
         answer, _ = conversation.receive()
     if answer.get("exec_error"):

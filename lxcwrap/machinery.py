@@ -16,6 +16,7 @@ from .drivers.protocols import Cgroups
 from .errors import UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
 from .net import plumbing
+from .net.ports import PortStore
 from .net.store import NetworkStore
 from .storage.blobs import BlobStore
 from .storage.images import ImageStore
@@ -55,6 +56,7 @@ class Machinery:
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
         self.volume_store = VolumeStore(self.root, self.state)
         self.network_store = NetworkStore(self.state)
+        self.port_store = PortStore(self.root, self.state)
         self.supervisor = supervisor or Supervisor(self.root.path)
         self.cgroups: Cgroups = cgroups or CgroupHost()
         # Each root directory begins elsewhere in the ids that containers may have, so that two rarely meet.
@@ -114,6 +116,7 @@ class Machinery:
         for container_id, network_id in self.network_store.abandoned():
             with wiring.marked(self.bundle(container_id)):
                 self.take_off(container_id, network_id)
+        self.port_store.clean()
         self.image_store.clean()
         self.layers.clean()
         self.volume_store.clean()
@@ -167,6 +170,8 @@ class Machinery:
     def forget(self, container_id: str) -> None:
         """Remove a container that does not run, whatever is left of it. The record goes first: `clean` finds
         a directory without one."""
+        if wiring.is_exposed(self.bundle(container_id)):
+            wiring.conceal(self.root, container_id)
         with self.state.transaction() as change:
             change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
         if not self.cgroups.exists(container_id) or self.cgroups.sweep(container_id):

@@ -36,7 +36,8 @@ def record(
 ) -> int | None:
     """The intent: a row that tells the next `Host` what to clear, should we die. The slot of its ids.
 
-    Raises NameInUseError, ImageNotFoundError, VolumeNotFoundError, NetworkNotFoundError, AddressInUseError.
+    Raises NameInUseError, ImageNotFoundError, VolumeNotFoundError, NetworkNotFoundError, AddressInUseError,
+    PortInUseError.
     """
     with machinery.state.transaction() as change:
         if change.execute("SELECT 1 FROM containers WHERE name = ?", (spec.name,)).fetchone():
@@ -60,6 +61,7 @@ def record(
             raise ImageNotFoundError(spec.image_id) from None  # removed since we looked
         machinery.volume_store.use(change, container_id, spec.volumes)
         machinery.network_store.lease(change, container_id, spec.networks)
+        machinery.port_store.claim(change, container_id, spec.publish)
     return slot
 
 

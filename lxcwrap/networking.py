@@ -149,7 +149,8 @@ def remove(machinery: Machinery, network_id: str) -> None:
         machinery.network_store.delete(change, network_id)
         # Within: if this is not committed the network is there still, and gets a bridge when it needs one.
         with Rtnetlink() as net:
-            plumbing.remove_network(net, network, str(machinery.root.run))
+            last = not machinery.network_store.ids()
+            plumbing.remove_network(net, network, str(machinery.root.run), last=last)
 
 
 # --- containers that are made ---------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from .ruleset import NetworkRules, Part, PinnedPort, PublishedPort, Tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     PortRow = Mapping[str, Any]  # protocol, host_ip, host_port, container_port
 
 MARK = "exposed"
+_PORTS = "SELECT protocol, host_ip, host_port, container_port FROM ports WHERE container_id = ?"
 _ALL_IPV4, _ALL_IPV6, _LOOPBACK6 = "0.0.0.0", "::", "::1"
 _loading = allocate_lock()
 _loaded: Nftables | None = None
@@ -187,6 +189,10 @@ def _obstacles() -> list[Obstacle]:
 
 
 # --- from records to rules: pure ------------------------------------------------------------------------
+
+
+def port_rows(connection: sqlite3.Connection, container_id: str) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(_PORTS, (container_id,))]
 
 
 def of_container(wires: Sequence[Wire], ports: Iterable[PortRow]) -> list[Part]:

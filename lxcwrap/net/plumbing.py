@@ -17,8 +17,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..drivers import links
+from ..drivers.forwarding import prepare_bridge
 from ..drivers.namespaces import link_is_up
 from ..drivers.rtnetlink import Rtnetlink
+from .firewall import Firewall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def ensure_network(net: Rtnetlink, network: Network, run: str) -> None:
         return
     with locked(f"{run}/networks.lock"):
         if not link_is_up(network["bridge"]):
+            Firewall(os.path.dirname(run)).network_added(network)
             _make_bridge(net, network)
 
 
@@ -66,6 +69,7 @@ def _make_bridge(net: Rtnetlink, network: Network) -> None:
     name, mac = network["bridge"], bytes.fromhex("02" + network["id"][:10]).hex(":")
     with suppress(FileExistsError):
         net.apply(links.bridge(name, mtu=network["mtu"], mac=mac, up=False))
+    prepare_bridge(name)
     index = net.index(name)
     for subnet, gateway in _subnets(network):
         with suppress(FileExistsError):
@@ -73,11 +77,12 @@ def _make_bridge(net: Rtnetlink, network: Network) -> None:
     net.apply(links.change(index, up=True))
 
 
-def remove_network(net: Rtnetlink, network: Network, run: str) -> None:
-    """In the kernel, if it is there. Nothing may be connected to it."""
+def remove_network(net: Rtnetlink, network: Network, run: str, *, last: bool) -> None:
+    """In the kernel, if it is there. Nothing may be connected to it. last: there are no others."""
     if network["driver"] == "bridge":
         with locked(f"{run}/networks.lock"):
             _discard(net, network["bridge"])
+            Firewall(os.path.dirname(run)).network_removed(network, last=last)
 
 
 def _subnets(network: Network) -> list[tuple[str, str]]:

@@ -16,12 +16,20 @@ from ..errors import ExhaustedError, InvalidSpecError, PortInUseError
 from ..netspecs import Port, PortBinding
 from ..storage.root import RootDir
 from ..storage.state import State
-from .firewall import MARK, Firewall, covers, network_rules, of_container, published, published_addresses
+from .firewall import (
+    MARK,
+    Firewall,
+    covers,
+    network_rules,
+    of_container,
+    port_rows,
+    published,
+    published_addresses,
+)
 from .plumbing import wires
 from .ruleset import Part
 from .store import NetworkStore
 
-_PORTS = "SELECT protocol, host_ip, host_port, container_port FROM ports WHERE container_id = ?"
 _HOLDERS = """
     SELECT name, host_ip FROM ports JOIN containers ON containers.id = container_id
     WHERE protocol = ? AND host_port = ?
@@ -37,10 +45,6 @@ _KINDS = {
 }
 _EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
 _LEAST_CHOICE = 1024
-
-
-def port_rows(connection: sqlite3.Connection, container_id: str) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(_PORTS, (container_id,))]
 
 
 class PortStore:
@@ -95,13 +99,12 @@ class PortStore:
                 self._firewall.add(published(wires(change, container_id), rows))
         return claimed
 
-    def unpublish(self, container_id: str, which: Port | PortBinding) -> None:
+    def unpublish(self, container_id: str, ports: Sequence[Port | PortBinding]) -> None:
         """All that lead to this port of the container, or those of them at the given port and address of the
         host. Connections that there are stay. Raises InvalidSpecError: there is none."""
         with self._firewall.recording(self.recorded), self._state.transaction() as change:
-            leaving = [binding for binding in self.bindings(container_id) if _is_meant(which, binding)]
-            if not leaving:
-                raise InvalidSpecError(f"{which}: no such port is published")
+            there = self.bindings(container_id)
+            leaving = {binding for which in ports for binding in _meant(which, there)}
             self._firewall.remove(published(wires(change, container_id), map(_row, leaving)))
             for binding in leaving:
                 change.execute(_DELETE, (binding.protocol, binding.host_ip, binding.host_port))
@@ -190,6 +193,13 @@ def _probe(protocol: str, host_ip: str, host_port: int) -> None:
                 raise InvalidSpecError(f"host_ip={host_ip!r}: not an address of this host") from None
             if error.errno not in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
+
+
+def _meant(which: Port | PortBinding, there: Iterable[PortBinding]) -> list[PortBinding]:
+    found = [binding for binding in there if _is_meant(which, binding)]
+    if not found:
+        raise InvalidSpecError(f"{which}: no such port is published")
+    return found
 
 
 def _is_meant(which: Port | PortBinding, binding: PortBinding) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..drivers.pidfd import exit_code_of
 from ..storage.root import RootDir
 from ..storage.state import State
-from . import restarting
+from . import restarting, wiring
 from .records import Records
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _REAP_TIMEOUT_S = 2.0
 
 def is_settled(plan: Mapping[str, Any], cgroups: Cgroups) -> bool:
     """Whether a monitor that has ended left nothing to do."""
-    if cgroups.exists(plan["id"]):
+    if cgroups.exists(plan["id"]) or wiring.is_exposed(plan["bundle"]):
         return False
     records = Records(plan["bundle"])
     return not plan["auto_remove"] if records.has("exit") else not records.has("run")
@@ -56,6 +56,8 @@ def bury(
                 {"exit_code": code, "oom_killed": oom_killed, "error": error, "finished_at": time.time()}
             )
         cgroups.sweep(plan["id"])
+        if wiring.is_exposed(plan["bundle"]):
+            wiring.conceal(RootDir(plan["root"]), plan["id"])
         if plan["auto_remove"] and has_begun:
             remove_container(RootDir(plan["root"]), plan["id"])
     return again

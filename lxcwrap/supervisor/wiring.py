@@ -11,6 +11,8 @@ from ..drivers import mounts, netns
 from ..drivers.pidfd import open_same
 from ..drivers.rtnetlink import Rtnetlink
 from ..net import plumbing
+from ..net.firewall import MARK as EXPOSED
+from ..net.firewall import Firewall, port_rows
 from ..storage.root import RootDir
 from ..storage.state import State
 from .records import Records
@@ -38,8 +40,10 @@ def plug_in(plan: Plan, netns_fd: int) -> Plan:
     root = RootDir(plan["root"])
     with closing(State(root.state_db)) as state:
         connected = plumbing.wires(state.connection, plan["id"])
-    if not connected:
-        return plan
+        if not connected:
+            return plan
+        firewall = Firewall(root.path)
+        firewall.container_added(plan["bundle"], connected, lambda: port_rows(state.connection, plan["id"]))
     with Rtnetlink() as net:
         plumbing.plug_all(net, netns_fd, connected, str(root.run))
     addresses = [address for wire in connected for address in plumbing.addresses(wire)]
@@ -118,3 +122,16 @@ def sysfs(plan: Plan, netns_fd: int | None) -> int | None:
     with nullcontext() if netns_fd is None else netns.within(netns_fd):
         attributes = mounts.RDONLY | mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
         return mounts.new_filesystem("sysfs", [], attributes)
+
+
+def is_exposed(bundle: StrPath) -> bool:
+    """Whether the firewall may still have something of the container in directory `bundle`."""
+    return os.path.exists(f"{os.fspath(bundle)}/{EXPOSED}")
+
+
+def conceal(root: RootDir, container_id: str) -> None:
+    """Nothing leads any more to a container that has ended; its lock is held."""
+    with closing(State(root.state_db)) as state:
+        connection = state.connection
+        wires, ports = plumbing.wires(connection, container_id), port_rows(connection, container_id)
+    Firewall(root.path).container_removed(str(root.containers / container_id), wires, ports)
