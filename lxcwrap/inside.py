@@ -64,6 +64,7 @@ def popen(
         "op": "exec",
         "id": container_id,
         "lxc_path": str(machinery.root.containers),
+        "netns_of": _lender(machinery, container_id, spec),
         "argv": [*options, *words],
         "init": trusted,
         "seccomp": trusted and _filter(machinery, spec),
@@ -92,6 +93,13 @@ def _running(machinery: Machinery, container_id: str, operation: str) -> Contain
     if state != State.RUNNING:  # entering a paused one would wait for its thaw
         raise WrongStateError(spec.name, state, operation)
     return spec
+
+
+def _lender(machinery: Machinery, container_id: str, spec: ContainerSpec) -> int | None:
+    """A process in the container's network, if that is another's."""
+    if not spec.network_mode.startswith("container:"):
+        return None
+    return lifecycle.look(machinery, container_id).run.get("init_pid")
 
 
 def _raise_if_ending(machinery: Machinery, container_id: str, operation: str) -> None:
@@ -264,6 +272,7 @@ def call(
             "op": "call",
             "id": container_id,
             "lxc_path": str(machinery.root.containers),
+            "netns_of": _lender(machinery, container_id, spec),
             "env": _env_list(spec.env),
             "seccomp": _filter(machinery, spec),
             "capabilities": capability_mask(spec.security),

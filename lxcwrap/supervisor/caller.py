@@ -10,7 +10,7 @@ import socket
 from ..drivers import AttachRefused, syscalls
 from ..drivers.liblxc import LxcDriver
 from . import call
-from .executor import be_nobody_elses, follow, read_file, standard_streams, tell
+from .executor import be_nobody_elses, enter_network, follow, read_file, standard_streams, tell
 from .handover import WAITING, close_all, take, unix_socket
 
 
@@ -40,6 +40,7 @@ def stand_by(channel: socket.socket) -> None:
         return int(call.run_call(prepared, result_fd, request["env"]))
 
     try:
+        enter_network(request["netns_of"])
         driver = LxcDriver(request["lxc_path"])
         pid = driver.attach(request["id"], inside, env=request["env"], stdio=stdio)
     except AttachRefused:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+_CLONE_NEWNET = 0x40000000
+
 
 def stand_by(channel: socket.socket) -> None:
     """Wait on `channel` for the one command, and run it inside, entered through our init as the main one was.
@@ -37,6 +39,7 @@ def stand_by(channel: socket.socket) -> None:
     open_to_all(stdio)
     argv = with_descriptors(request["argv"], init_end.fileno(), () if request["init"] else entry_fds)
     try:
+        enter_network(request["netns_of"])
         pid = LxcDriver(request["lxc_path"]).attach(
             request["id"],
             _trusted(request, argv, entry_fds) if request["init"] else argv,
@@ -51,6 +54,19 @@ def stand_by(channel: socket.socket) -> None:
     init_end.close()
     close_all(tuple(set(stdio)))  # or a reader of the command's output would never see its end
     follow(pid, client, _listen(status, client))
+
+
+def enter_network(pid: int | None) -> None:
+    """Be in the network of process `pid` already, if given: liblxc would enter it from within the container's
+    user namespace, which has no right to where it is another's. Raises AttachRefused."""
+    if pid is None:
+        return
+    try:
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise AttachRefused(f"process {pid} has ended") from None
+    syscalls.setns(fd, _CLONE_NEWNET)
+    os.close(fd)
 
 
 def _trusted(request: dict[str, Any], argv: list[str], entry_fds: list[int]) -> Callable[[object], int]:

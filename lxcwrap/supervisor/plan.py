@@ -206,8 +206,8 @@ def _config(
         yield "lxc.mount.auto", "proc:rw sys:rw"
     else:
         yield "lxc.mount.auto", "proc:mixed" if _lacks_sysfs(spec) else "proc:mixed sys:ro"
-    if spec.network_mode == "host":
-        yield "lxc.net.0.type", "none"
+    if spec.network_mode != "own":
+        yield "lxc.net.0.type", "none"  # that of liblxc's own process
     yield "lxc.mount.entry", f"{_escape(init_dir)} dev/.lxcwrap none bind,ro,create=dir 0 0"
     yield "lxc.mount.entry", f"tmpfs dev/shm tmpfs nosuid,nodev,mode=1777,size={spec.shm_size},create=dir 0 0"
     yield "lxc.mount.entry", "mqueue dev/mqueue mqueue nosuid,nodev,noexec,optional,create=dir 0 0"

@@ -15,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_CLONE_NEWNS = 0x00020000
+_CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
+HERE = "here"  # a network namespace to be in, which the container then keeps
 
 
 def stand_by(monitor: int, orders_fd: int, result_fd: int) -> NoReturn:
@@ -56,6 +57,9 @@ def _start(driver: LxcDriver, name: str, order: dict[str, Any], fds: list[int]) 
         os.dup2(fd, target, inheritable=True)
     config = order["config"]
     for kind, fd in zip(order["namespaces"], namespace_fds, strict=True):
+        if kind == HERE:
+            syscalls.setns(fd, _CLONE_NEWNET)
+            continue
         config.append((f"lxc.namespace.share.{kind}", f"/proc/self/fd/{fd}"))
     argv = with_descriptors(order["init"], status_fd, entry_fds) + order["argv"]
     return driver.start(name, config, argv, keep_fds=(status_fd, *entry_fds))

@@ -15,7 +15,7 @@ from ..drivers import mounts, namespaces, syscalls
 from ..drivers.cgroups import CgroupHost
 from ..drivers.pidfd import boot_id, pass_sender, sender, start_time
 from ..ids import IdMap
-from . import rootfs, streams, wire, wiring
+from . import rootfs, runner, streams, wire, wiring
 from .argv import INIT
 from .handover import WAITING, hand, received_fds, take
 from .records import Records
@@ -82,7 +82,8 @@ def _prepare(plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket
     if plan["network"] == "host":
         kinds, namespace_fds = kinds[1:], namespace_fds[1:]
     elif borrowed is not None:
-        namespace_fds = [borrowed, *namespace_fds[1:]]
+        # liblxc would enter it from within the user namespace, which has no right to.
+        kinds, namespace_fds = [runner.HERE, *kinds[1:]], [borrowed, *namespace_fds[1:]]
     if plan["sysctls"]:
         namespace_fds = [*namespace_fds, namespaces.make_ipc(plan["sysctls"], *namespace_fds)]
         kinds.append("ipc")
