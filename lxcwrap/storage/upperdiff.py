@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ..drivers.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, open_in_root, openat2
+from ..errors import FormatError
 from ..ids import IDENTITY, IdMap
 from ..results import Change
 from .merged import merged
@@ -168,13 +169,15 @@ def _open_layer(stack: ExitStack, path: Path) -> int:
 
 
 def open_below(stack: ExitStack, layer: int, path: str) -> int | None:
-    """The directory `path` of a layer; None if it is gone, or something else by now."""
+    """The directory `path` of a layer; None if it is gone, or something else by now. Raises FormatError."""
     rules = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
     try:
         fd = openat2(layer, path.lstrip("/") or ".", _DIRECTORY, resolve=rules)
     except OSError as error:
         if error.errno in _GONE:
             return None
+        if error.errno == errno.ENAMETOOLONG:
+            raise FormatError("directory", f"too deep to be looked into: {path[:80]!r}...") from None
         raise
     stack.callback(os.close, fd)
     return fd
