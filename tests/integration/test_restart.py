@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -31,7 +32,10 @@ def _record(container: Container, name: str) -> Any:
 def _kill_server(host: Host) -> None:
     pid = host._machinery.supervisor.pid()
     if pid is not None:
+        server = os.pidfd_open(pid)
         os.kill(pid, signal.SIGKILL)
+        select.select([server], [], [])  # a request meanwhile would get no answer
+        os.close(server)
 
 
 def _crash(container: Container) -> None:
