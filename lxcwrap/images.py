@@ -359,7 +359,8 @@ class Images:
         Write images into one archive or directory that Docker, Podman, containerd and `load` read.
 
         One given as ``name:tag`` is saved with that name, any other with all its names. path: where to, or a
-        file that is open for writing. A path has all of it at the end, or after an error is as it was.
+        file that is open for writing. A path has all of it at the end, readable by its owner alone, or after
+        an error is as it was.
         format: ``docker``, a `docker save` archive that is an OCI archive, too; ``oci``, an OCI archive;
         ``oci-dir``, an OCI layout directory. By default the last if `path` is a directory, which must be
         empty, else the first. compression: of the archive as a whole; layers stay as they are stored.

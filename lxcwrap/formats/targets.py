@@ -1,4 +1,4 @@
-"""Files and directories that are written to: complete whenever their name exists."""
+"""Files and directories that are written to: complete whenever their name exists, and their owner's alone."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def new_file(target: Path | BinaryIO) -> Iterator[Callable[[bytes], object]]:
         raise InvalidSpecError(f"{target}: is no regular file; open it and give the file")
     draft = _draft(target)
     with _machine(target):
-        file = draft.open("xb", buffering=0)
-    with file:
+        # Images hold what others may not read: shadow files, keys.
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb", buffering=0) as file:
         try:
             yield partial(_write, file, target)
             with _machine(target):
@@ -53,7 +54,7 @@ def new_directory(target: Path) -> Iterator[Callable[[str, Iterable[bytes]], Non
         raise _taken(target)
     draft = _draft(target)
     with _machine(target):
-        draft.mkdir()
+        draft.mkdir(0o700)
     try:
         yield partial(_add, draft, target)
         with _machine(target):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import tarfile
 import tempfile
@@ -26,6 +27,7 @@ from lxcwrap.digests import chain_ids
 from lxcwrap.errors import DockerfileError, FormatError, InvalidSpecError
 from lxcwrap.formats.archive import Archive
 from lxcwrap.formats.simplestreams import read_properties
+from lxcwrap.formats.targets import new_directory, new_file
 from lxcwrap.storage import unpack
 from lxcwrap.storage.blobs import BlobStore
 from lxcwrap.storage.layers import LayerStore
@@ -244,6 +246,18 @@ def test_many_small_records_take_no_time() -> None:
     began = time.process_time()
     _scan(3 * headers)
     assert time.process_time() - began < 5  # and not 10 or more
+
+
+def test_what_is_saved_can_be_read_by_its_owner_alone(tmp_path: Path) -> None:
+    """In the store nobody else gets at the shadow files of images either."""
+    before = os.umask(0)
+    try:
+        with new_file(tmp_path / "f.tar") as write, new_directory(tmp_path / "d") as add:
+            write(b"secret")
+            add("blobs/x", [b"secret"])
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("f.tar", "d")] == [0o600, 0o700]
 
 
 # --- names and metadata -------------------------------------------------------------------------------------
