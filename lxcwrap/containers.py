@@ -28,6 +28,7 @@ from .options import ContainerOptions, make_spec
 from .results import Completed
 from .specs import ContainerSpec, State
 from .storage import sized
+from .supervisor import wiring
 from .supervisor.client import Conversation
 from .supervisor.records import Record
 from .systems import as_system
@@ -162,6 +163,8 @@ class Containers:
                     streams.files.get("stdin"), streams.files["stdout"], streams.files["stderr"], input
                 )
                 ended = self._until_end(conversation, transfer, container_id, spec, timeout_s)
+        if spec.publish:  # which others may have from now on
+            wiring.conceal(self._machinery.root, container_id)
         lifecycle.forget_row(self._machinery, container_id)  # its monitor clears the rest, while we go on
         if ended["exit_code"] is None:
             raise lifecycle.start_error(spec.name, ended)

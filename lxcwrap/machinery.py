@@ -16,6 +16,7 @@ from .drivers.protocols import Cgroups
 from .errors import UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
 from .net import plumbing
+from .net.firewall import Firewall
 from .net.ports import PortStore
 from .net.store import NetworkStore
 from .storage.blobs import BlobStore
@@ -127,11 +128,14 @@ class Machinery:
         """Disconnect a container from a network, for the one who owns the endpoint; running or not."""
         wires = self.network_store.wires(container_id)
         connected = [wire for wire in wires if wire["network_id"] != network_id]
+        leaving = [wire for wire in wires if wire["network_id"] == network_id]
         with suppress(wiring.NotRunning), wiring.network_of(self.bundle(container_id)) as netns_fd:
-            for wire in wires:
-                if wire["network_id"] == network_id:
-                    plumbing.unplug(netns_fd, wire, connected)
-        with self.state.transaction() as change:
+            for wire in leaving:
+                plumbing.unplug(netns_fd, wire, connected)
+        if wiring.is_exposed(self.bundle(container_id)):
+            for wire in leaving:
+                Firewall(self.root.path).endpoint_removed(wire)
+        with self.port_store.following(container_id) as change:
             self.network_store.release(change, container_id, network_id)
 
     def settle(self, container_id: str) -> None:

@@ -199,7 +199,7 @@ def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: 
     if spec.network_mode != "own":
         raise InvalidSpecError(f"{spec.name} has the network of another ({spec.network_mode})")
     with wiring.marked(machinery.bundle(container_id)):
-        with machinery.state.transaction() as change:
+        with machinery.port_store.following(container_id) as change:
             if lifecycle.look(machinery, container_id).state is State.CREATING:
                 raise WrongStateError(spec.name, State.CREATING, "connect")
             if _wire(machinery, container_id, network_id):

@@ -1,7 +1,7 @@
 """The firewall of a root directory: what its networks, containers and published ports have in the kernel.
 
-Of a network something is there as long as its bridge, of a container as long as it runs; while there may be,
-its directory holds the mark ``exposed``. All may be added and removed again and again: nobody need know what
+Of a network something is there as long as its bridge, of a container as long as it runs; in its
+directory ``exposed`` says what. All may be added and removed again and again: nobody need know what
 is there. What another program has flushed comes back with the next network, start or port.
 
 Who puts there what the records say holds the lock ``run/firewall.lock`` shared. Who changes the records of
@@ -14,11 +14,14 @@ Imported by the fork-server: no heavy imports here.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from _thread import allocate_lock
 from contextlib import contextmanager, suppress
 from hashlib import blake2s
+from typing import NamedTuple
 
+from ..drivers.conntrack import Connections
 from ..drivers.forwarding import enable_forwarding
 from ..drivers.nftables import Nftables
 from .foreign import Obstacle, accept, obstacles, withdraw
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     Network = Mapping[str, Any]  # id, name, bridge, and the fields of its NetworkSpec
     Wire = Mapping[str, Any]  # the columns of an endpoint, and `network`: its Network
     PortRow = Mapping[str, Any]  # protocol, host_ip, host_port, container_port
+    # Networks; and containers on them, by id.
+    Recorded = tuple[Iterable[Network], Iterable[tuple[str, Sequence[Wire], Iterable[PortRow]]]]
 
 MARK = "exposed"
 _PORTS = "SELECT protocol, host_ip, host_port, container_port FROM ports WHERE container_id = ?"
@@ -54,6 +59,21 @@ def _kernel() -> Nftables:
         return _loaded
 
 
+class Exposed(NamedTuple):
+    """What the kernel has of a container that runs."""
+
+    pins: tuple[PinnedPort, ...]
+    ports: tuple[PublishedPort, ...]
+
+    @classmethod
+    def of(cls, wires: Sequence[Wire], ports: Iterable[PortRow]) -> Exposed:
+        return cls(tuple(pinned(wires)), tuple(published(wires, ports)))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (*self.pins, *self.ports)
+
+
 class Firewall:
     """Of the root directory `root`. Its methods raise UnsupportedError: this machine has no libnftables."""
 
@@ -71,7 +91,7 @@ class Firewall:
             os.close(fd)
 
     @contextmanager
-    def recording(self, recorded: Callable[[], Sequence[Part]]) -> Iterator[None]:
+    def recording(self, recorded: Callable[[], Recorded]) -> Iterator[None]:
         """Records and kernel change alike in this block. recorded: reads all that the records say."""
         with self._locked(fcntl.LOCK_EX):
             if os.path.exists(self._unsure):
@@ -89,7 +109,7 @@ class Firewall:
     def _unsure(self) -> str:
         return f"{self._root}/run/firewall.unsure"
 
-    def clean(self, recorded: Callable[[], Sequence[Part]]) -> None:
+    def clean(self, recorded: Callable[[], Recorded]) -> None:
         """Make all anew, if somebody was killed while `recording`."""
         if os.path.exists(self._unsure):
             with self.recording(recorded):
@@ -127,37 +147,77 @@ class Firewall:
 
     # --- containers ---
 
-    def endpoint_added(self, wire: Wire) -> None:
-        """To be called before its link is made: so it never can send what it must not."""
-        with self._locked():
-            self.add(of_container([wire], ()))
-
-    def endpoint_removed(self, wire: Wire) -> None:
-        with self._locked():
-            self.remove(pinned([wire]))
-
     def container_added(
-        self, bundle: str, wires: Sequence[Wire], ports: Callable[[], Iterable[PortRow]]
+        self, container_id: str, wires: Sequence[Wire], ports: Callable[[], Iterable[PortRow]]
     ) -> None:
         """At its start, before it has links: all, or nothing. The container's lock is held. ports: reads its
         records. FileExistsError: one of its ports leads elsewhere."""
         with self._locked():
-            os.close(os.open(f"{bundle}/{MARK}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            self.add(of_container(wires, ports()))
+            exposed = Exposed.of(wires, ports())
+            networks = [network_rules(wire["network"]) for wire in wires if _has_bridge(wire)]
+            self._mark(container_id, exposed)
+            self.add([*networks, *exposed.parts])
+        _lead_anew(exposed.ports)
 
-    def container_removed(self, bundle: str, wires: Sequence[Wire], ports: Iterable[PortRow]) -> None:
-        """At its end. The container's lock is held."""
-        found = published(wires, ports)
+    def container_removed(self, container_id: str) -> None:
+        """At its end. The container's lock is held, or it will not be started again."""
         with self._locked():
+            exposed = self.exposed(container_id)
+            if exposed is None:
+                return
             try:
-                self.remove([*pinned(wires), *found])
+                self.remove(exposed.parts)
             except FileExistsError:  # one of the ports leads to another container by now
-                self.remove(pinned(wires))
-                for port in found:
+                for part in exposed.parts:
                     with suppress(FileExistsError):
-                        self.remove([port])
+                        self.remove([part])
             with suppress(FileNotFoundError):
-                os.unlink(f"{bundle}/{MARK}")
+                os.unlink(self._mark_of(container_id))
+
+    def endpoint_added(self, wire: Wire) -> None:
+        """To one that runs; to be called before its link is made: so it never can send what it must not."""
+        with self._locked():
+            exposed = self.exposed(wire["container_id"]) or Exposed((), ())
+            pins = pinned([wire])
+            self._mark(wire["container_id"], exposed._replace(pins=(*exposed.pins, *pins)))
+            self.add(pins)
+
+    def endpoint_removed(self, wire: Wire) -> None:
+        with self._locked():
+            exposed, pins = self.exposed(wire["container_id"]), pinned([wire])
+            if exposed:
+                self.remove(pins)
+                kept = tuple(pin for pin in exposed.pins if pin not in pins)
+                self._mark(wire["container_id"], exposed._replace(pins=kept))
+
+    def ports_changed(self, container_id: str, ports: Sequence[PublishedPort]) -> None:
+        """Hereafter these lead to it, if it runs. Only while `recording`. FileExistsError: as above."""
+        exposed = self.exposed(container_id)
+        if exposed:
+            self._mark(container_id, exposed._replace(ports=tuple(ports)))
+            leaving = [port for port in exposed.ports if port not in ports]
+            coming = [port for port in ports if port not in exposed.ports]
+            self.remove(leaving)
+            self.add(coming)
+            _lead_anew((*leaving, *coming))
+
+    def exposed(self, container_id: str) -> Exposed | None:
+        """What the kernel may have of it; None: nothing."""
+        try:
+            with open(self._mark_of(container_id), "rb") as file:
+                pins, ports = json.loads(file.read())
+        except FileNotFoundError:
+            return None
+        return Exposed(tuple(PinnedPort(*pin) for pin in pins), tuple(PublishedPort(*port) for port in ports))
+
+    def _mark(self, container_id: str, exposed: Exposed) -> None:
+        path = self._mark_of(container_id)
+        with open(f"{path}.{os.getpid()}", "w") as file:
+            json.dump(exposed, file)
+        os.rename(file.name, path)
+
+    def _mark_of(self, container_id: str) -> str:
+        return f"{self._root}/containers/{container_id}/{MARK}"
 
     # --- both; one of the locks is held ---
 
@@ -175,8 +235,24 @@ class Firewall:
             with suppress(FileNotFoundError):  # no tables
                 _kernel().run(self.tables.delete(*parts))
 
-    def _replace(self, parts: Sequence[Part]) -> None:
+    def _replace(self, recorded: Recorded) -> None:
+        networks, containers = recorded
+        parts: list[Part] = [network_rules(network) for network in networks if network["driver"] == "bridge"]
+        for container_id, wires, ports in containers:
+            if self.exposed(container_id) is not None:
+                exposed = Exposed.of(wires, ports)
+                self._mark(container_id, exposed)
+                parts += exposed.parts
         _kernel().run(self.tables.replace(*parts) if parts else self.tables.remove())
+
+
+def _lead_anew(ports: Iterable[PublishedPort]) -> None:
+    """What somebody has been sending by UDP, the kernel would lead on as before for ever."""
+    numbers = {port.host_port + i for port in ports if port.protocol == "udp" for i in range(port.span)}
+    if numbers:
+        with Connections() as connections:
+            for number in numbers:
+                connections.forget_udp(number)
 
 
 def remedies(bridge: str) -> list[str]:
@@ -193,11 +269,6 @@ def _obstacles() -> list[Obstacle]:
 
 def port_rows(connection: sqlite3.Connection, container_id: str) -> list[dict[str, Any]]:
     return [dict(row) for row in connection.execute(_PORTS, (container_id,))]
-
-
-def of_container(wires: Sequence[Wire], ports: Iterable[PortRow]) -> list[Part]:
-    networks = [network_rules(wire["network"]) for wire in wires if _has_bridge(wire)]
-    return [*networks, *pinned(wires), *published(wires, ports)]
 
 
 def network_rules(network: Network) -> NetworkRules:

@@ -112,6 +112,7 @@ def plug(net: Rtnetlink, netns_fd: int, wire: Wire, connected: Iterable[Wire], r
     if _has(net, wire["link"]):  # its start has met this wire already
         return
     ensure_network(net, wire["network"], run)
+    Firewall(os.path.dirname(run)).endpoint_added(wire)
     with Rtnetlink(netns_fd) as inside:
         try:
             _plug(net, inside, netns_fd, wire)

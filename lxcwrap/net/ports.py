@@ -10,25 +10,19 @@ import secrets
 import socket
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from ..errors import ExhaustedError, InvalidSpecError, PortInUseError
 from ..netspecs import Port, PortBinding
 from ..storage.root import RootDir
 from ..storage.state import State
-from .firewall import (
-    MARK,
-    Firewall,
-    covers,
-    network_rules,
-    of_container,
-    port_rows,
-    published,
-    published_addresses,
-)
+from .firewall import Firewall, covers, port_rows, published, published_addresses
 from .plumbing import wires
-from .ruleset import Part
 from .store import NetworkStore
+
+if TYPE_CHECKING:
+    from .firewall import Recorded
 
 _HOLDERS = """
     SELECT name, host_ip FROM ports JOIN containers ON containers.id = container_id
@@ -92,41 +86,48 @@ class PortStore:
 
     def publish(self, container_id: str, ports: Sequence[Port]) -> tuple[PortBinding, ...]:
         """`claim`, at once if the container runs."""
-        with self._firewall.recording(self.recorded), self._state.transaction() as change:
+        with self._firewall.recording(self._recorded), self._state.transaction() as change:
             claimed = self.claim(change, container_id, ports)
-            if self._is_exposed(container_id):
-                rows = [_row(binding) for binding in claimed]
-                self._firewall.add(published(wires(change, container_id), rows))
+            self._lead(change, container_id)
         return claimed
 
     def unpublish(self, container_id: str, ports: Sequence[Port | PortBinding]) -> None:
         """All that lead to this port of the container, or those of them at the given port and address of the
         host. Connections that there are stay. Raises InvalidSpecError: there is none."""
-        with self._firewall.recording(self.recorded), self._state.transaction() as change:
+        with self._firewall.recording(self._recorded), self._state.transaction() as change:
             there = self.bindings(container_id)
             leaving = {binding for which in ports for binding in _meant(which, there)}
-            self._firewall.remove(published(wires(change, container_id), map(_row, leaving)))
             for binding in leaving:
                 change.execute(_DELETE, (binding.protocol, binding.host_ip, binding.host_port))
+            self._lead(change, container_id)
 
-    def recorded(self) -> list[Part]:
-        """All that is to be in the kernel."""
+    @contextmanager
+    def following(self, container_id: str) -> Iterator[sqlite3.Connection]:
+        """A transaction that changes the endpoints of a container: the ports that lead to it follow."""
+        with ExitStack() as stack:
+            if self.bindings(container_id):
+                stack.enter_context(self._firewall.recording(self._recorded))
+            change = stack.enter_context(self._state.transaction())
+            yield change
+            if self.bindings(container_id):
+                self._lead(change, container_id)
+
+    def _lead(self, change: sqlite3.Connection, container_id: str) -> None:
+        """Let the kernel do as the records say."""
+        ports = published(wires(change, container_id), port_rows(change, container_id))
+        self._firewall.ports_changed(container_id, ports)
+
+    def _recorded(self) -> Recorded:
         connection, store = self._state.connection, NetworkStore(self._state)
-        networks = [store.network(network_id) for network_id in store.ids()]
-        parts: list[Part] = [network_rules(each) for each in networks if each["driver"] == "bridge"]
-        for row in connection.execute("SELECT DISTINCT container_id FROM endpoints").fetchall():
-            container_id = row["container_id"]
-            if self._is_exposed(container_id):
-                connected = wires(connection, container_id)
-                parts += of_container(connected, port_rows(connection, container_id))
-        return list(parts)
+        ids = [row[0] for row in connection.execute("SELECT DISTINCT container_id FROM endpoints")]
+        return (
+            map(store.network, store.ids()),
+            [(each, wires(connection, each), port_rows(connection, each)) for each in ids],
+        )
 
     def clean(self) -> None:
         """Put right what a killed process has begun."""
-        self._firewall.clean(self.recorded)
-
-    def _is_exposed(self, container_id: str) -> bool:
-        return (self._root.containers / container_id / MARK).exists()
+        self._firewall.clean(self._recorded)
 
     def _choose(self, change: sqlite3.Connection, protocol: str, host_ip: str) -> int:
         """One that the kernel gives to nobody by itself: of such a program must not find out only when nobody
@@ -211,12 +212,3 @@ def _is_meant(which: Port | PortBinding, binding: PortBinding) -> bool:
         and (which.host_ports is None or binding.host_port in which.host_ports)
         and which.host_ip in ("", binding.host_ip)
     )
-
-
-def _row(binding: PortBinding) -> dict[str, Any]:
-    return {
-        "protocol": binding.protocol,
-        "host_ip": binding.host_ip,
-        "host_port": binding.host_port,
-        "container_port": binding.container_port,
-    }

@@ -43,7 +43,7 @@ def plug_in(plan: Plan, netns_fd: int) -> Plan:
         if not connected:
             return plan
         firewall = Firewall(root.path)
-        firewall.container_added(plan["bundle"], connected, lambda: port_rows(state.connection, plan["id"]))
+        firewall.container_added(plan["id"], connected, lambda: port_rows(state.connection, plan["id"]))
     with Rtnetlink() as net:
         plumbing.plug_all(net, netns_fd, connected, str(root.run))
     addresses = [address for wire in connected for address in plumbing.addresses(wire)]
@@ -131,7 +131,4 @@ def is_exposed(bundle: StrPath) -> bool:
 
 def conceal(root: RootDir, container_id: str) -> None:
     """Nothing leads any more to a container that has ended; its lock is held."""
-    with closing(State(root.state_db)) as state:
-        connection = state.connection
-        wires, ports = plumbing.wires(connection, container_id), port_rows(connection, container_id)
-    Firewall(root.path).container_removed(str(root.containers / container_id), wires, ports)
+    Firewall(root.path).container_removed(container_id)
