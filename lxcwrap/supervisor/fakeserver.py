@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -151,7 +152,7 @@ def _call(request: wire.Message, client: socket.socket, fds: list[int]) -> None:
 
 
 def _mount(request: wire.Message, client: socket.socket, fds: list[int]) -> None:
-    _tell(client, {"error": "the fake has no file systems"})
+    _tell(client, {"error": "the fake has no file systems", "errno": errno.EOPNOTSUPP})
 
 
 _OPERATIONS: dict[str, Callable[[wire.Message, socket.socket, list[int]], Any]] = {
@@ -159,6 +160,7 @@ _OPERATIONS: dict[str, Callable[[wire.Message, socket.socket, list[int]], Any]] 
     "exec": _execute,
     "call": _call,
     "mount": _mount,
+    "remount": _mount,
 }
 
 

@@ -60,7 +60,7 @@ def furnish(host: Host, volume: Volume) -> None:
 
 def picture(volume: Volume) -> dict[str, tuple[object, ...]]:
     """All that is in it, with all that is to be kept."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     with volume._open_root() as root:
         base = Path(f"/proc/self/fd/{root.fd}/.")
         for directory, names, files in os.walk(base):
