@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,17 +151,10 @@ class Image:
         """Write it, with all its names, into an archive or directory: see ``images.save()``."""
         from .formats.save import Named, save
         from .progress import reporting
-        from .storage.packing import parse_compression
 
+        named = [Named(self._id, self._store.tags(self._id))]
         with reporting(progress) as report:
-            save(
-                self._store,
-                [Named(self._id, self._store.tags(self._id))],
-                Path(path) if isinstance(path, str | os.PathLike) else path,
-                format=format,
-                compression=parse_compression(compression),
-                report=report,
-            )
+            save(self._store, named, path, format=format, compression=compression, report=report)
 
     def diff(self, other: Image | None = None) -> tuple[Change, ...]:
         """What is in it and not, or not the same, in `other`, and what only that has; by path.

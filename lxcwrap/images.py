@@ -370,18 +370,10 @@ class Images:
         stored content is damaged.
         """
         from .formats.save import save
-        from .storage.packing import parse_compression
 
-        keys = [images] if isinstance(images, str | Image) else images
+        named = [self._named(key) for key in ([images] if isinstance(images, str | Image) else images)]
         with reporting(progress) as report:
-            save(
-                self._store,
-                [self._named(key) for key in keys],
-                Path(path) if isinstance(path, str | os.PathLike) else path,
-                format=format,
-                compression=parse_compression(compression),
-                report=report,
-            )
+            save(self._store, named, path, format=format, compression=compression, report=report)
 
     def _named(self, key: str | Image) -> Named:
         """An image to save, with the names that it is to have."""

@@ -24,11 +24,12 @@ from ..digests import Digest
 from ..errors import DigestMismatchError, InvalidSpecError
 from ..oci import MAX_DOCUMENT, REF_NAME, Descriptor, Index, Manifest, Reference
 from ..progress import Report, tell_transfers
+from ..specs import StrPath
 from ..storage.blobs import LAYOUT
 from ..storage.images import ImageStore
 from ..storage.inflate import Compression, ahead
 from ..storage.layerwriter import Member, tar_chunks
-from ..storage.packing import compressed
+from ..storage.packing import compressed, parse_compression
 from ..storage.tarstream import Entry, Kind
 from .dockersave import MANIFEST
 from .layout import CONTAINERD_NAME, INDEX, blob_name
@@ -59,22 +60,25 @@ class _Blobs(NamedTuple):
 def save(
     store: ImageStore,
     images: Sequence[Named],
-    target: Path | BinaryIO,
+    target: StrPath | BinaryIO,
     *,
     report: Report,
     format: Format | None = None,
-    compression: Compression = Compression.NONE,
+    compression: str = "none",
 ) -> None:
     """
     Write images to `target`: a path, which has all of it or is as it was; or a file opened for writing.
 
     format: default: an OCI layout if `target` is a directory, else a ``docker save`` archive. compression: of
-    an archive; none, gzip or zstd.
+    an archive: ``none``, ``gzip`` or ``zstd``.
 
     Raises ImageNotFoundError; InvalidSpecError: nothing can be written to `target`, or not so;
     DigestMismatchError, NotFoundError: stored content is damaged; KernelError: no space and the like.
     """
-    form = _check(images, target, format, compression)
+    if isinstance(target, str | os.PathLike):
+        target = Path(target)
+    how = parse_compression(compression)
+    form = _check(images, target, format, how)
     with store.adding():  # nothing is collected meanwhile
         contents = {image: _blobs(store, image.id) for image in _merged(images)}
         documents = _documents(contents, docker=form == "docker")
@@ -88,7 +92,7 @@ def save(
                     add(name, content)
             return
         with new_file(target) as write, closing(ahead(tar_chunks(_entries(members)))) as chunks:
-            for chunk in compressed(chunks, compression):
+            for chunk in compressed(chunks, how):
                 write(chunk)
 
 
