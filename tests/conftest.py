@@ -65,6 +65,7 @@ def shared_root(roots: Path) -> Iterator[Path]:
     root = roots / "shared"
     with Host(root) as host:
         host.containers.run("busybox", ["true"])
+        host.networks.create("first").remove()  # makes locks, and opens what stays open
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LXCWRAP_ROOT", str(root))
         yield root

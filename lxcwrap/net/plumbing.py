@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -34,6 +35,7 @@ _WIRES = """
     SELECT endpoints.*, networks.name, networks.bridge, networks.spec FROM endpoints
     JOIN networks ON networks.id = network_id WHERE container_id = ? ORDER BY position
 """
+_TEARDOWN_S = 5.0  # the kernel takes 20 ms
 
 
 def wires(connection: sqlite3.Connection, container_id: str) -> list[Wire]:
@@ -145,8 +147,20 @@ def _plug(net: Rtnetlink, inside: Rtnetlink, netns_fd: int, wire: Wire) -> None:
         net.apply(links.macvlan(name, net.index(network["parent"]), **facts))
     index = inside.index(name)
     own = [(wire["ip"], network["subnet"]), (wire["ip6"], network["subnet6"])]
-    requests = [links.address(index, _with_length(*pair)) for pair in own if pair[0]]
-    inside.apply(*requests, links.change(index, up=True))
+    inside.apply(*(links.address(index, _with_length(*pair)) for pair in own if pair[0]))
+    _bring_up(inside, index)
+
+
+def _bring_up(inside: Rtnetlink, index: int) -> None:
+    """A macvlan of the last run has the same MAC address, until the kernel has removed it."""
+    deadline = time.monotonic() + _TEARDOWN_S
+    while True:
+        try:
+            return inside.apply(links.change(index, up=True))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise
+        time.sleep(0.002)
 
 
 def _default_routes(inside: Rtnetlink, connected: Iterable[Wire]) -> None:

@@ -78,14 +78,14 @@ def _prepare(plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket
     ]
     status, init_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pass_sender(status)
-    kinds = ["net", "user"][: len(namespace_fds)]
+    own_fds, kinds = namespace_fds, ["net", "user"][: len(namespace_fds)]
     if plan["network"] == "host":
         kinds, namespace_fds = kinds[1:], namespace_fds[1:]
     elif borrowed is not None:
         # liblxc would enter it from within the user namespace, which has no right to.
         kinds, namespace_fds = [runner.HERE, *kinds[1:]], [borrowed, *namespace_fds[1:]]
     if plan["sysctls"]:
-        namespace_fds = [*namespace_fds, namespaces.make_ipc(plan["sysctls"], *namespace_fds)]
+        namespace_fds = [*namespace_fds, namespaces.make_ipc(plan["sysctls"], *own_fds)]
         kinds.append("ipc")
     order = {"init": plan["init"], "argv": plan["argv"], "namespaces": kinds}
     with init_end, orders:
