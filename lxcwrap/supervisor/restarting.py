@@ -33,6 +33,7 @@ else:
 
 FIRST_S, LONGEST_S = 0.1, 60.0
 STEADY_S = 10.0  # a run that long was no failure to start: the back-off begins anew
+_LOOK_S = 0.01
 _RETRY_S = 1.0  # the server was killed, or something else holds the container
 
 
@@ -191,17 +192,36 @@ def bring_up(order: Order) -> NoReturn:
 
 def waiter(order: Order) -> int:
     """Process id of who waits to start it again; 0: nobody."""
-    record = Records(order["bundle"]).read("restart") if "restart" in order else None
+    records = Records(order["bundle"])
+    record = records.read("restart") if "restart" in order and is_pending(records) else None
     return record["waiter"] if record else 0
 
 
 def left_behind(order: Order) -> Order | None:
     """What is to be done by somebody else, if who waited is gone, and was not done or called off."""
     records = Records(order["bundle"])
-    record = records.read("restart")
+    record = records.read("restart") if "restart" in order else None
     if not record or not record["waiter"] or is_pending(records) or _is_stopped(records.path):
         return None
     return {**order, "stdio": [], "count": record["count"], "delay_s": record["delay_s"]}
+
+
+def take_over(order: Order) -> None:
+    """Do what was left behind; unless it was done just before: then the lock is held."""
+    again = left_behind(order)
+    while again:
+        try:
+            with Records(order["bundle"]).held(_RETRY_S):
+                if again := left_behind(order):
+                    again = take_on(again, os.getpid())
+            break
+        except FileNotFoundError:
+            return  # it was removed
+        except BlockingIOError:  # it runs, which is about to be recorded; or something else holds it
+            time.sleep(_LOOK_S)
+            again = left_behind(order)
+    if again:
+        do(again)
 
 
 # --- for callers ---

@@ -154,8 +154,8 @@ class Server:
         held.standby.close()
         if not is_settled(held.order, self.cgroups):
             self._guard(held.order, self._fork(lambda: self._bury(held)))
-        elif pid := restarting.waiter(held.order):
-            self._guard(held.order, pid)
+        else:
+            self._see_to_restart(held.order)
         if held.init is not None:
             os.close(held.init)
 
@@ -165,7 +165,7 @@ class Server:
             restarting.do(again)
 
     def _guard(self, order: wire.Message, pid: int) -> None:
-        """Somebody has to do the restart if process `pid`, who is about to, is killed."""
+        """See to the restart when process `pid` has ended, who is about to do it, or to decide on it."""
         if "restart" not in order:
             return
         try:
@@ -181,8 +181,10 @@ class Server:
         self._see_to_restart(self.guarded.pop(fd))
 
     def _see_to_restart(self, order: wire.Message) -> None:
-        if again := restarting.left_behind(order):
-            self._guard(order, self._fork(lambda: restarting.do(restarting.take_on(again, os.getpid()))))
+        if pid := restarting.waiter(order):
+            self._guard(order, pid)
+        elif restarting.left_behind(order):
+            self._guard(order, self._fork(lambda: restarting.take_over(order)))
 
     def _serve_one(self, connection: socket.socket) -> None:
         try:

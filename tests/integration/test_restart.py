@@ -32,10 +32,15 @@ def _record(container: Container, name: str) -> Any:
 def _kill_server(host: Host) -> None:
     pid = host._machinery.supervisor.pid()
     if pid is not None:
-        server = os.pidfd_open(pid)
-        os.kill(pid, signal.SIGKILL)
-        select.select([server], [], [])  # a request meanwhile would get no answer
-        os.close(server)
+        _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    """And wait for its end: a request to it meanwhile would get no answer."""
+    process = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([process], [], [])
+    os.close(process)
 
 
 def _crash(container: Container) -> None:
@@ -203,7 +208,7 @@ def test_resume_starts_what_should_run(fresh_host: Host) -> None:
     monitors = [_record(each, "run")["monitor"] for each in made.values() if each.state is State.RUNNING]
     _kill_server(fresh_host)
     for pid in monitors:
-        os.kill(pid, signal.SIGKILL)
+        _kill(pid)
     with Host(fresh_host.root) as host:
         started = {container.name for container in host.resume()}
         assert started == {"always", "stopped", "unless", "failure"}
