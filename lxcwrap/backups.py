@@ -112,9 +112,6 @@ def restore(machinery: Machinery, volume: str, archive: Path | BinaryIO, *, repl
         stack.callback(delete_draft, place, draft)
         os.mkdir(draft, 0o755)
         _unpack(archive, draft)
-        if os.path.isdir(f"{place}/fill"):  # what it was to begin with
-            os.rename(f"{place}/fill", leftover := new_draft(place))
-            stack.callback(delete_draft, place, leftover)
         exchange(draft, f"{place}/data")
 
 

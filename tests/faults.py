@@ -32,6 +32,7 @@ ROLES = {
     ("runner.py", "stand_by"): "runner",
     ("executor.py", "stand_by"): "executor",
     ("undertaker.py", "bury"): "undertaker",
+    ("livemounts.py", "change"): "remounter",
 }
 # In front of the ids of containers made under `known_ids`, to find their cgroups by.
 ID_PREFIX = f"fa{os.getpid():08x}"

@@ -218,7 +218,8 @@ class VolumeStore:
     @contextmanager
     def held(self, name: str, *, wait: bool = True) -> Iterator[str]:
         """The path of the directory that has its `data`, also for child processes, for the one who may make
-        drafts there; those of a killed one are cleared. BlockingIOError: another has it, and not `wait`."""
+        drafts there; what a killed one had begun is finished or cleared. BlockingIOError: another has it, and
+        not `wait`."""
         self.row(name)
         with (
             self._marked(self.directory(name) / "lock", wait=wait),
@@ -228,6 +229,8 @@ class VolumeStore:
             for draft in os.listdir(place):
                 if draft.startswith(_DRAFT):
                     delete_draft(place, f"{place}/{draft}")
+            if os.path.isdir(f"{place}/fill"):
+                _move_in(place)
             yield place
 
     @contextmanager
@@ -264,18 +267,22 @@ class VolumeStore:
     def fill(self, name: str, root_fd: int, target: str) -> None:
         """Let it, if it is empty, begin with what the tree `root_fd` has at `target`; in use or not."""
         with self.held(name) as place:
-            fill, data = f"{place}/fill", f"{place}/data"
-            if not os.path.isdir(fill):
-                if os.listdir(data) or not copy_tree(root_fd, target, draft := new_draft(place)):
-                    return
-                os.rename(draft, fill)
-            for entry in os.listdir(fill):
-                with suppress(FileExistsError):
-                    rename_new(f"{fill}/{entry}", f"{data}/{entry}")
-            status = os.stat(fill)
-            os.chown(data, status.st_uid, status.st_gid)
-            shutil.copystat(fill, data)
-            delete_draft(place, fill)
+            if os.listdir(f"{place}/data") or not copy_tree(root_fd, target, draft := new_draft(place)):
+                return
+            os.rename(draft, f"{place}/fill")
+            _move_in(place)
+
+
+def _move_in(place: str) -> None:
+    """What a volume is to begin with, in part already. What has been written there meanwhile stays."""
+    fill, data = f"{place}/fill", f"{place}/data"
+    for entry in os.listdir(fill):
+        with suppress(FileExistsError):
+            rename_new(f"{fill}/{entry}", f"{data}/{entry}")
+    status = os.stat(fill)
+    os.chown(data, status.st_uid, status.st_gid)
+    shutil.copystat(fill, data)
+    delete_draft(place, fill)
 
 
 def make_nameless(directory: Path, root_fd: int, target: str) -> None:
