@@ -23,6 +23,7 @@ from .errors import (
 from .machinery import Machinery
 from .specs import Mount, State, spec_to_json
 from .supervisor.plan import plan_mounts
+from .supervisor.records import Record
 
 _IDLE_S = 10.0  # of waiting for a start or an end that is under way
 
@@ -64,10 +65,10 @@ def detach(machinery: Machinery, container_id: str, volume: str, target: str | N
 
 
 def _detach(machinery: Machinery, container_id: str, mount: Mount) -> None:
-    _settle(machinery, container_id, mount, unmount=True)
+    run = _settle(machinery, container_id, mount, unmount=True)
     _record(machinery, container_id, lambda mounts: (each for each in mounts if each != mount))
     try:
-        _settle(machinery, container_id, mount, unmount=True)  # it may have been started again meanwhile
+        _settle(machinery, container_id, mount, unmount=True, done=run)  # if it was started meanwhile
     except BaseException:
         _record(machinery, container_id, lambda mounts: (*mounts, mount))
         raise
@@ -95,17 +96,20 @@ def _record(machinery: Machinery, container_id: str, edit: Callable[[Mounts], It
         change.execute("UPDATE containers SET spec = ? WHERE id = ?", (spec_to_json(spec), container_id))
 
 
-def _settle(machinery: Machinery, container_id: str, mount: Mount, *, unmount: bool) -> None:
-    """Mount or unmount in the container if it runs, or will without having seen the present record."""
+def _settle(
+    machinery: Machinery, container_id: str, mount: Mount, *, unmount: bool, done: Record | None = None
+) -> Record | None:
+    """Mount or unmount in the container if it runs, or will without having seen the present record. In which
+    run that was. done: the run in which it need not be."""
     deadline = time.monotonic() + _IDLE_S
     while True:
         run = lifecycle.look(machinery, container_id)
         if run.state.is_alive:
-            if _remount(machinery, container_id, run, mount, unmount=unmount):
-                return
+            if run.run == done or _remount(machinery, container_id, run, mount, unmount=unmount):
+                return run.run
         else:
             with suppress(BlockingIOError), machinery.records(container_id).held(0.1):
-                return  # whoever starts it from now on reads the record
+                return None  # whoever starts it from now on reads the record
         if time.monotonic() > deadline:
             raise SupervisorError("its start or end does not come to an end", "try again")
 
