@@ -6,7 +6,7 @@ Nothing here touches the kernel: see plumbing.py.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
@@ -89,7 +89,7 @@ class NetworkStore:
 
     def add(self, change: sqlite3.Connection, name: str, spec: NetworkSpec) -> str:
         """Its id. Raises NameInUseError."""
-        network_id = secrets.token_hex(32)
+        network_id = os.urandom(32).hex()
         values = (network_id, name, json.dumps(asdict(spec)), bridge_name(network_id), time.time(), "", "")
         try:
             change.execute("INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?, ?)", values)
@@ -139,7 +139,7 @@ class NetworkStore:
             if interface in names:
                 raise InvalidSpecError(f"interface {interface!r}: each can be used once")
             aliases = json.dumps([check_alias(alias) for alias in endpoint.aliases])
-            link = veth_name(secrets.token_hex(6))
+            link = veth_name(os.urandom(6).hex())
             position = max(names.values(), default=-1) + 1
             values = (container_id, network_id, position, interface, link, ip, ip6, mac, aliases, *owner)
             change.execute(_INSERT, values)
