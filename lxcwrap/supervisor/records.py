@@ -85,6 +85,16 @@ class Records:
             file.write(json.dumps(record))
         os.rename(temporary, f"{self.path}/{name}.json")
 
+    def sweep(self) -> None:
+        """Delete what killed processes were about to write."""
+        for name in os.listdir(self.path):
+            pid = name.rpartition(".")[2]
+            if name.startswith(".") and pid.isdecimal() and not start_time(int(pid)):
+                try:
+                    os.unlink(f"{self.path}/{name}")
+                except FileNotFoundError:
+                    pass  # by another
+
     def begin(self, run: Record) -> None:
         """Record that a run has begun, and a place for its end."""
         try:

@@ -191,3 +191,15 @@ def test_the_lock_lives_with_its_duplicates(records: Records) -> None:
     assert records.is_held()
     os.close(twin)
     assert not records.is_held()
+
+
+def test_what_killed_processes_were_writing_is_swept_away(tmp_path: Path) -> None:
+    """What living ones write is left alone, and so is what is written."""
+    records = Records(tmp_path)
+    records.write("plan", {"a": 1})
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    (tmp_path / f".plan.{gone.pid}").touch()
+    (tmp_path / f".run.{os.getpid()}").touch()
+    records.sweep()
+    assert sorted(os.listdir(tmp_path)) == [f".run.{os.getpid()}", "plan.json"]
