@@ -17,7 +17,7 @@ import os
 import struct
 import time
 
-from ..drivers.pidfd import lives
+from ..drivers.pidfd import lives, start_time
 from .handover import flat_json
 
 TYPE_CHECKING = False
