@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, Any, NamedTuple
 
@@ -28,9 +29,10 @@ from .errors import (
 )
 from .execution import Streams
 from .machinery import Machinery
+from .results import Health, HealthResult
 from .specs import ContainerSpec, Limits, State, spec_from_json, spec_to_json
 from .storage import sized
-from .supervisor import restarting
+from .supervisor import restarting, wiring
 from .supervisor.client import Conversation
 from .supervisor.plan import plan_limits
 from .supervisor.records import Record
@@ -86,6 +88,25 @@ def look(machinery: Machinery, container_id: str) -> Run:
     return Run(State.CREATING if phase in ("creating", "building") else State.CREATED, {}, {})
 
 
+def health(machinery: Machinery, container_id: str) -> Health | None:
+    """As its checks have found it, in its present or last run; None when it has none."""
+    if spec_of(machinery, container_id).health is None:
+        return None
+    record = machinery.records(container_id).read("health")
+    if record is None:
+        return Health(status="starting")
+    results = tuple(
+        HealthResult(
+            datetime.fromtimestamp(each["started_at"], UTC),
+            datetime.fromtimestamp(each["ended_at"], UTC),
+            each["exit_code"],
+            each["output"],
+        )
+        for each in record["checks"]
+    )
+    return Health(status=record["status"], failing_streak=record["failing_streak"], results=results)
+
+
 def was_oom_killed(machinery: Machinery, container_id: str) -> bool:
     run = look(machinery, container_id)
     if run.state.is_alive:
@@ -117,6 +138,8 @@ def begin(
     }
     if spec.restart.when != "no":
         message["restart"] = asdict(spec.restart)
+    if spec.health is not None:
+        message["health"] = True
     try:
         return machinery.supervisor.ask(message, [*streams.fds, *given], what=f"start of {spec.name}")
     finally:
@@ -315,6 +338,8 @@ def rename(machinery: Machinery, container_id: str, name: str) -> None:
         query = "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?"
         if not change.execute(query, (name, name, container_id)).rowcount:
             raise ContainerNotFoundError(container_id[:12])
+    if wiring.is_exposed(machinery.bundle(container_id)):
+        wiring.announce(machinery.state.connection, machinery.root, container_id)
 
 
 def remove(machinery: Machinery, container_id: str, name: str, *, force: bool) -> None:

@@ -16,6 +16,7 @@ from .drivers.protocols import Cgroups
 from .errors import UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
 from .net import plumbing
+from .net.dns import NameServers
 from .net.firewall import Firewall
 from .net.ports import PortStore
 from .net.store import NetworkStore
@@ -107,6 +108,8 @@ class Machinery:
         for row in rows.values():
             if row["phase"] == "created":
                 self.settle(row["id"])
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    self.records(row["id"]).sweep()
             elif start_time(row["owner_pid"]) != row["owner_start"]:
                 if row["phase"] == "building":  # what its command makes is of use to nobody now
                     self.cgroups.kill_all(row["id"])
@@ -115,7 +118,7 @@ class Machinery:
             if name not in rows:  # which were read later: its record is gone
                 self._reclaim(name)
         for container_id, network_id in self.network_store.abandoned():
-            with wiring.marked(self.bundle(container_id)):
+            with suppress(FileNotFoundError), wiring.marked(self.bundle(container_id)):
                 self.take_off(container_id, network_id)
         self.port_store.clean()
         self.image_store.clean()
@@ -133,6 +136,7 @@ class Machinery:
             for wire in leaving:
                 plumbing.unplug(netns_fd, wire, connected)
         if wiring.is_exposed(self.bundle(container_id)):
+            NameServers(self.root.path).withdraw(container_id, network_id)
             for wire in leaving:
                 Firewall(self.root.path).endpoint_removed(wire)
         with self.port_store.following(container_id) as change:

@@ -148,6 +148,7 @@ class NetworkSpec:
     gateway6: str = ""
     internal: bool = False
     isolated: bool = False
+    dns: bool = True
     mtu: int
     parent: str = ""
     labels: Mapping[str, str] = field(factory=dict)

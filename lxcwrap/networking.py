@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from attrs import evolve
@@ -26,6 +26,7 @@ from .errors import (
 )
 from .machinery import Machinery
 from .net import plumbing
+from .net.dns import NameServers, has_names, program
 from .net.ipam import Subnet, free_subnet, ula_pool
 from .net.store import NOBODY, Owner
 from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec
@@ -53,6 +54,7 @@ def create(
     driver: Driver = "bridge",
     mtu: int | None = None,
     isolated: bool = False,
+    dns: bool = True,
     parent: str | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> str:
@@ -60,6 +62,9 @@ def create(
     check_driver(driver)
     if internal and driver != "bridge":
         raise InvalidSpecError(f"internal=True: what a {driver} leads to is not ours to close")
+    if dns and driver == "bridge" and program() is None:
+        what = "no name server for containers (dnsmasq)"
+        raise UnsupportedError(what, "apt install dnsmasq-base, or make the network with dns=False")
     store = machinery.network_store
     with Rtnetlink() as net:
         mtu = mtu or _usual_mtu(net, parent)
@@ -76,6 +81,7 @@ def create(
                 gateway6=own6.gateway if own6 else "",
                 internal=internal,
                 isolated=isolated,
+                dns=dns and driver == "bridge",
                 mtu=mtu,
                 parent=parent or "",
                 labels=dict(labels or {}),
@@ -150,6 +156,7 @@ def remove(machinery: Machinery, network_id: str) -> None:
         # Within: if this is not committed the network is there still, and gets a bridge when it needs one.
         with Rtnetlink() as net:
             last = not machinery.network_store.ids()
+            NameServers(machinery.root.path).remove(network_id)
             plumbing.remove_network(net, network, str(machinery.root.run), last=last)
 
 
@@ -198,7 +205,7 @@ def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: 
     name = store.row(network_id)["name"]
     if spec.network_mode != "own":
         raise InvalidSpecError(f"{spec.name} has the network of another ({spec.network_mode})")
-    with wiring.marked(machinery.bundle(container_id)):
+    with _changing(machinery, container_id):
         with machinery.port_store.following(container_id) as change:
             if lifecycle.look(machinery, container_id).state is State.CREATING:
                 raise WrongStateError(spec.name, State.CREATING, "connect")
@@ -217,7 +224,7 @@ def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: 
 def disconnect(machinery: Machinery, network_id: str, container_id: str) -> None:
     """Raises InvalidSpecError: it is not on this network; WrongStateError."""
     name, store = lifecycle.spec_of(machinery, container_id).name, machinery.network_store
-    with wiring.marked(machinery.bundle(container_id)):
+    with _changing(machinery, container_id):
         with machinery.state.transaction() as change:
             if lifecycle.look(machinery, container_id).state is State.CREATING:
                 raise WrongStateError(name, State.CREATING, "disconnect")
@@ -227,12 +234,36 @@ def disconnect(machinery: Machinery, network_id: str, container_id: str) -> None
         machinery.take_off(container_id, network_id)
 
 
+@contextmanager
+def _changing(machinery: Machinery, container_id: str) -> Iterator[None]:
+    """One change of a container's endpoints after the other."""
+    try:
+        with wiring.marked(machinery.bundle(container_id)):
+            yield
+    except FileNotFoundError:
+        lifecycle.row(machinery, container_id)  # it was removed meanwhile
+        raise
+
+
 def _plug(machinery: Machinery, container_id: str, network_id: str, netns_fd: int) -> None:
     wire = _wire(machinery, container_id, network_id)
     if wire:
         connected = machinery.network_store.wires(container_id)
         with Rtnetlink() as net:
             plumbing.plug(net, netns_fd, wire, connected, str(machinery.root.run))
+        _serve_names(machinery, wire)
+        wiring.announce(machinery.state.connection, machinery.root, container_id)
+
+
+def _serve_names(machinery: Machinery, wire: plumbing.Wire) -> None:
+    """By a process of the fork-server's: what stays must not be in our session and cgroups."""
+    network = wire["network"]
+    if has_names(network) and not NameServers(machinery.root.path).pid(network["id"]):
+        message = {"op": "names", "root": str(machinery.root.path), "network": network}
+        with machinery.supervisor.ask(message, what=f"name server of {network['name']}") as conversation:
+            answer, _ = conversation.receive()
+        if error := answer.get("error"):
+            raise SupervisorError(error)
 
 
 def _wire(machinery: Machinery, container_id: str, network_id: str) -> plumbing.Wire | None:

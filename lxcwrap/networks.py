@@ -59,6 +59,7 @@ class Networks:
         driver: Driver = "bridge",
         mtu: int | None = None,
         isolated: bool = False,
+        dns: bool = True,
         parent: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Network:
@@ -67,6 +68,7 @@ class Networks:
         subnet: as ``"10.88.1.0/24"``; None: one that neither the host nor another network uses.  gateway: the
         host's own address on it; None: the first.  ipv6: True: with a unique local subnet too; or a subnet.
         internal: no way out, and none in.  isolated: its containers do not reach each other.
+        dns: containers find each other by name, alias and host name; of a bridge only.
         driver: ``"bridge"``, of the host; ``"macvlan"``: containers are on the network of the host's link
         `parent`, each with a MAC address of its own, and do not reach the host by it; ``"ipvlan"``: the same
         with that of `parent`.  mtu: longest packet; None: that of the link by which the host sends.
@@ -84,6 +86,7 @@ class Networks:
             driver=driver,
             mtu=mtu,
             isolated=isolated,
+            dns=dns,
             parent=parent,
             labels=labels,
         )

@@ -21,6 +21,7 @@ _LONGEST = 253
 
 def check_alias(alias: str) -> str:
     """In lower case, as names are the same in both; InvalidSpecError: it cannot be a name of a host."""
+
     name = alias.lower()
     if not is_host_name(name):
         raise InvalidSpecError(
@@ -41,17 +42,19 @@ def hosts_text(addresses: Iterable[str], names: Iterable[str], network: str) -> 
     domain = network.lower()
     words = [f"{name}.{domain}" for name in known if is_host_name(f"{name}.{domain}")] + known
     distinct = " ".join(dict.fromkeys(words))
-    return "".join(f"{ip_address(address)} {distinct}\n" for address in addresses) if words else ""
+    return "".join(f"{address} {distinct}\n" for address in addresses) if words else ""
 
 
 def reverse_name(address: str) -> str:
     """``2.1.88.10.in-addr.arpa`` for ``10.88.1.2``."""
+
     return ip_address(address).reverse_pointer
 
 
 def reverse_zones(subnet: str) -> list[str]:
     """The domains that hold the reverse names of a subnet, and the least more: cut at bytes of IPv4, at half
     bytes of IPv6."""
+
     network = ip_network(subnet)
     digit_bits, digits = (8, 4) if network.version == 4 else (4, 32)
     kept = -(-network.prefixlen // digit_bits)

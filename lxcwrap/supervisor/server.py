@@ -26,7 +26,7 @@ from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..drivers.pidfd import boot_id
 from ..ids import RANGE_SIZE
-from . import layered, livemounts, mounter, nursery, pauser, restarting, wire
+from . import layered, livemounts, mounter, nursery, pauser, restarting, wire, wiring
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
 from .standby import Standby, Worker, fork_in
@@ -221,6 +221,8 @@ class Server:
             self._fork(lambda: mounter.mount_root(request, connection))
         elif operation == "remount":
             self._fork(lambda: livemounts.change(request, connection))
+        elif operation == "names":
+            self._fork(lambda: wiring.serve_names(request, connection))
         elif operation == "freeze":
             self._fork(lambda: pauser.keep_frozen(request, connection, self.cgroups))
         else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import Any
@@ -11,10 +14,12 @@ from ..drivers import mounts, netns
 from ..drivers.pidfd import open_same
 from ..drivers.rtnetlink import Rtnetlink
 from ..net import plumbing
+from ..net.dns import NameServers, resolv_conf
 from ..net.firewall import MARK as EXPOSED
 from ..net.firewall import Firewall, port_rows
 from ..storage.root import RootDir
 from ..storage.state import State
+from . import wire
 from .records import Records
 
 Plan = Mapping[str, Any]
@@ -44,11 +49,24 @@ def plug_in(plan: Plan, netns_fd: int) -> Plan:
             return plan
         firewall = Firewall(root.path)
         firewall.container_added(plan["id"], connected, lambda: port_rows(state.connection, plan["id"]))
-    with Rtnetlink() as net:
-        plumbing.plug_all(net, netns_fd, connected, str(root.run))
-    addresses = [address for wire in connected for address in plumbing.addresses(wire)]
+        with Rtnetlink() as net:
+            plumbing.plug_all(net, netns_fd, connected, str(root.run))
+        announce(state.connection, root, plan["id"])
+    for each in connected:
+        NameServers(root.path).ensure(each["network"])
+    addresses = [address for each in connected for address in plumbing.addresses(each)]
     hosts = with_addresses(plan["files"]["/etc/hosts"], addresses)
-    return {**plan, "files": {**plan["files"], "/etc/hosts": hosts}}
+    own = {"/etc/hosts": hosts, "/etc/resolv.conf": resolv_conf(connected)}
+    return {**plan, "files": {**plan["files"], **own}}
+
+
+def announce(connection: sqlite3.Connection, root: RootDir, container_id: str) -> None:
+    """Let a container that runs, or is about to, be found by its names."""
+    query = "SELECT name, json_extract(spec, '$.hostname') AS hostname FROM containers WHERE id = ?"
+    row = connection.execute(query, (container_id,)).fetchone()
+    for each in plumbing.wires(connection, container_id):
+        names = (row["name"], row["hostname"], *json.loads(each["aliases"]))
+        NameServers(root.path).announce(each, names)
 
 
 def with_addresses(hosts: str, addresses: list[str]) -> str:
@@ -131,4 +149,14 @@ def is_exposed(bundle: StrPath) -> bool:
 
 def conceal(root: RootDir, container_id: str) -> None:
     """Nothing leads any more to a container that has ended; its lock is held."""
+    NameServers(root.path).withdraw(container_id)
     Firewall(root.path).container_removed(container_id)
+
+
+def serve_names(request: wire.Message, client: socket.socket) -> None:
+    """See to it that a network has its name server."""
+    try:
+        NameServers(request["root"]).ensure(request["network"])
+        wire.send(client, {"done": True})
+    except OSError as error:
+        wire.send(client, {"error": str(error.strerror or error)})
