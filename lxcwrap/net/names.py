@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
 
-from ..errors import InvalidSpecError
+from ..drivers.netlink_messages import packed, unpacked
 
 # RFC 1123, and '_', which names of services and of containers may have. The last label is no number, or it
 # would be taken for an address.
@@ -21,6 +20,7 @@ _LONGEST = 253
 
 def check_alias(alias: str) -> str:
     """In lower case, as names are the same in both; InvalidSpecError: it cannot be a name of a host."""
+    from ..errors import InvalidSpecError  # here, as the fork-server has no attrs
 
     name = alias.lower()
     if not is_host_name(name):
@@ -42,11 +42,12 @@ def hosts_text(addresses: Iterable[str], names: Iterable[str], network: str) -> 
     domain = network.lower()
     words = [f"{name}.{domain}" for name in known if is_host_name(f"{name}.{domain}")] + known
     distinct = " ".join(dict.fromkeys(words))
-    return "".join(f"{address} {distinct}\n" for address in addresses) if words else ""
+    return "".join(f"{unpacked(packed(address)[1])} {distinct}\n" for address in addresses) if words else ""
 
 
 def reverse_name(address: str) -> str:
     """``2.1.88.10.in-addr.arpa`` for ``10.88.1.2``."""
+    from ipaddress import ip_address
 
     return ip_address(address).reverse_pointer
 
@@ -54,6 +55,7 @@ def reverse_name(address: str) -> str:
 def reverse_zones(subnet: str) -> list[str]:
     """The domains that hold the reverse names of a subnet, and the least more: cut at bytes of IPv4, at half
     bytes of IPv6."""
+    from ipaddress import ip_network
 
     network = ip_network(subnet)
     digit_bits, digits = (8, 4) if network.version == 4 else (4, 32)
