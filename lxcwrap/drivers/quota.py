@@ -69,11 +69,11 @@ def limit(directory: str, size: int) -> None:
 
 
 def usage(directory: str) -> Usage | None:
-    """Of the project of `directory`; None: it has none."""
+    """Of the project of `directory`; None: it has none, or one that is not by `limit`."""
     try:
         with _opened(directory) as fd:
             project = _attributes(fd)[3]
-            return _usage(fd, project) if project else None
+            return _usage(fd, project) if _FIRST <= project < 2 * _FIRST else None
     except OSError as error:
         if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS, errno.ESRCH):
             return None
