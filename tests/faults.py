@@ -216,6 +216,8 @@ def _strangers(root: Path) -> list[str]:
             elif records.is_held():
                 found.append(f"lock {bundle.name}: run={run}, exit={records.read('exit')}")
     ours = {pid: parent for pid, (parent, command) in _processes().items() if str(root) in command}
+    for pid in [pid for pid in ours if _text(pid, "comm") == "dnsmasq"]:
+        del ours[pid]  # as long as there is its network
     server = Supervisor(root).pid()
     strangers = ours.keys() - {os.getpid(), server} - holders
     if server is not None:  # its children, and theirs, that have nothing to do
