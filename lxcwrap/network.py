@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
 from . import networking
@@ -116,6 +117,17 @@ class Network:
         Raises InvalidSpecError: it is not there.
         """
         networking.disconnect(self._machinery, self._id, Containers(self._machinery)[container].id)
+
+    def partition(self, *parts: Iterable[str | Container]) -> AbstractContextManager[None]:
+        """In a ``with`` block containers of different `parts` do not reach each other by this network: what
+        they send is lost, as if a cable were cut. A single part is cut off from all others on it.
+
+        Those in no part reach all, and so does the host; who joins later is in none. It is over when this
+        process ends, however that does. Raises InvalidSpecError: the network is no bridge, a container is not
+        on it, or is in two parts, or nobody is on the other side.
+        """
+        found = [[Containers(self._machinery)[each].id for each in part] for part in parts]
+        return networking.partitioned(self._machinery, self._id, found)
 
     def remove(self) -> None:
         """Raises StillUsedError when containers are on it, running or not."""

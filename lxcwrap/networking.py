@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 
 from attrs import evolve
@@ -25,7 +25,7 @@ from .errors import (
     WrongStateError,
 )
 from .machinery import Machinery
-from .net import plumbing
+from .net import partition, plumbing
 from .net.dns import NameServers, has_names, program
 from .net.ipam import Subnet, free_subnet, ula_pool
 from .net.store import NOBODY, Owner
@@ -243,6 +243,26 @@ def _changing(machinery: Machinery, container_id: str) -> Iterator[None]:
     except FileNotFoundError:
         lifecycle.row(machinery, container_id)  # it was removed meanwhile
         raise
+
+
+def partitioned(
+    machinery: Machinery, network_id: str, parts: Sequence[Collection[str]]
+) -> AbstractContextManager[None]:
+    """See `Network.partition`; `parts` are of containers' ids."""
+    network = machinery.network_store.network(network_id)
+    if network["driver"] != "bridge":
+        raise InvalidSpecError(f"{network['name']} is a {network['driver']}: only a bridge can be parted")
+    members = {container_id for container_id, _ in machinery.network_store.users(network_id)}
+    named = [each for part in parts for each in part]
+    if strangers := [each for each in named if each not in members]:
+        name = lifecycle.spec_of(machinery, strangers[0]).name
+        raise InvalidSpecError(f"{name} is not on network {network['name']}")
+    if len(parts) == 1:
+        parts = [*parts, members - set(named)]
+    if len(parts) < 2 or not all(parts) or len(set(named)) < len(named):
+        raise InvalidSpecError("parts= takes containers on both sides, and each in one part only")
+    wires = [[_wire(machinery, each, network_id) for each in part] for part in parts]
+    return partition.partitioned([[wire["link"] for wire in part if wire] for part in wires])
 
 
 def _plug(machinery: Machinery, container_id: str, network_id: str, netns_fd: int) -> None:
