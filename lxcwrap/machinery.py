@@ -15,9 +15,9 @@ from .drivers.pidfd import start_time
 from .drivers.protocols import Cgroups
 from .errors import UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
-from .net import plumbing
 from .net.dns import NameServers
 from .net.firewall import Firewall
+from .net.kernel import KernelNetworks
 from .net.ports import PortStore
 from .net.store import NetworkStore
 from .storage.blobs import BlobStore
@@ -58,6 +58,7 @@ class Machinery:
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
         self.volume_store = VolumeStore(self.root, self.state)
         self.network_store = NetworkStore(self.state)
+        self.kernel_networks = KernelNetworks(self.root)
         self.port_store = PortStore(self.root, self.state)
         self.supervisor = supervisor or Supervisor(self.root.path)
         self.cgroups: Cgroups = cgroups or CgroupHost()
@@ -134,7 +135,7 @@ class Machinery:
         leaving = [wire for wire in wires if wire["network_id"] == network_id]
         with suppress(wiring.NotRunning), wiring.network_of(self.bundle(container_id)) as netns_fd:
             for wire in leaving:
-                plumbing.unplug(netns_fd, wire, connected)
+                self.kernel_networks.unplug(netns_fd, wire, connected)
         if wiring.is_exposed(self.bundle(container_id)):
             NameServers(self.root.path).withdraw(container_id, network_id)
             for wire in leaving:

@@ -7,37 +7,29 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cache
 
 from attrs import evolve
 
 from . import lifecycle
-from .drivers import link_probes, netns
-from .drivers.netlink_dumps import networks_in_use, read_links, read_routes
 from .drivers.pidfd import start_time
-from .drivers.rtnetlink import Rtnetlink
 from .errors import (
     InvalidSpecError,
     KernelError,
     NameInUseError,
     SupervisorError,
-    UnsupportedError,
     WrongStateError,
 )
 from .machinery import Machinery
 from .net import partition, plumbing
-from .net.dns import NameServers, has_names, program
+from .net.dns import NameServers, has_names
 from .net.ipam import Subnet, free_subnet, ula_pool
 from .net.store import NOBODY, Owner
-from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec
+from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec, Port, PortBinding
 from .specs import ContainerSpec, State
-from .supervisor import wiring
+from .supervisor import forwarder, wiring
 
 DEFAULT = "default"  # made when it is first used
 _IDLE_S = 10.0  # of waiting for a start or an end that is under way
-_ETHERNET_MTU = 1500
-_MAIN_TABLE = 254
-_probe = cache(link_probes.probe)  # what a kernel lacks it will not get
 
 
 # --- networks -------------------------------------------------------------------------------------------
@@ -59,69 +51,42 @@ def create(
     labels: Mapping[str, str] | None = None,
 ) -> str:
     """Its id. For the rest see `Networks.create`."""
-    check_driver(driver)
-    if internal and driver != "bridge":
-        raise InvalidSpecError(f"internal=True: what a {driver} leads to is not ours to close")
-    if dns and driver == "bridge" and program() is None:
-        what = "no name server for containers (dnsmasq)"
-        raise UnsupportedError(what, "apt install dnsmasq-base, or make the network with dns=False")
-    store = machinery.network_store
-    with Rtnetlink() as net:
-        mtu = mtu or _usual_mtu(net, parent)
-        with machinery.state.transaction() as change:
-            # The host's own subnet is what a macvlan is for.
-            taken = store.subnets() | (networks_in_use(net) if driver == "bridge" else set())
-            own = _subnet(subnet, gateway, taken)
-            own6 = _subnet6(machinery, ipv6, taken)
-            spec = NetworkSpec(
-                driver=driver,
-                subnet=own.network,
-                gateway=own.gateway,
-                subnet6=own6.network if own6 else "",
-                gateway6=own6.gateway if own6 else "",
-                internal=internal,
-                isolated=isolated,
-                dns=dns and driver == "bridge",
-                mtu=mtu,
-                parent=parent or "",
-                labels=dict(labels or {}),
-            )
-            network_id = store.add(change, name, spec)
-        # With a row it is ours to clear, and others see its subnet.
-        try:
-            plumbing.ensure_network(net, store.network(network_id), str(machinery.root.run))
-        except BaseException as error:
-            remove(machinery, network_id)
-            if isinstance(error, OSError):
-                raise KernelError(error.errno or 0, f"network {name}: {error.strerror}") from None
-            raise
-    return network_id
-
-
-def check_driver(driver: str) -> None:
-    """Raises InvalidSpecError, and UnsupportedError with the kernel's reason."""
     if driver not in DRIVERS:
         raise InvalidSpecError(f"driver={driver!r}: must be one of {', '.join(DRIVERS)}")
-    if reason := _probe(driver):
-        raise UnsupportedError(f"this kernel has no {driver} ({reason})", "take another driver or kernel")
-
-
-def _usual_mtu(net: Rtnetlink, parent: str | None) -> int:
-    """That of the link packets leave by, as longer ones would get lost."""
-    known = {link.ifindex: link for link in read_links(net)}
-    if parent is not None:
-        found = [link.mtu for link in known.values() if link.name == parent]
-        if not found:
-            raise InvalidSpecError(f"parent={parent!r}: the host has no such link")
-        return found[0]
-    leaving = [
-        known[route.ifindex].mtu
-        for route in read_routes(net)
-        if route.destination in ("0.0.0.0/0", "::/0")
-        and route.table == _MAIN_TABLE
-        and route.ifindex in known
-    ]
-    return min((mtu for mtu in leaving if mtu <= _ETHERNET_MTU), default=_ETHERNET_MTU)
+    if internal and driver != "bridge":
+        raise InvalidSpecError(f"internal=True: what a {driver} leads to is not ours to close")
+    store, kernel = machinery.network_store, machinery.kernel_networks
+    dns = dns and driver == "bridge"
+    kernel.check(driver, dns=dns)
+    mtu = mtu or kernel.usual_mtu(parent)
+    with machinery.state.transaction() as change:
+        # The host's own subnet is what a macvlan is for.
+        taken = store.subnets() | (kernel.in_use() if driver == "bridge" else set())
+        own = _subnet(subnet, gateway, taken)
+        own6 = _subnet6(machinery, ipv6, taken)
+        spec = NetworkSpec(
+            driver=driver,
+            subnet=own.network,
+            gateway=own.gateway,
+            subnet6=own6.network if own6 else "",
+            gateway6=own6.gateway if own6 else "",
+            internal=internal,
+            isolated=isolated,
+            dns=dns,
+            mtu=mtu,
+            parent=parent or "",
+            labels=dict(labels or {}),
+        )
+        network_id = store.add(change, name, spec)
+    # With a row it is ours to clear, and others see its subnet.
+    try:
+        kernel.add(store.network(network_id))
+    except BaseException as error:
+        remove(machinery, network_id)
+        if isinstance(error, OSError):
+            raise KernelError(error.errno or 0, f"network {name}: {error.strerror}") from None
+        raise
+    return network_id
 
 
 def _subnet(given: str | None, gateway: str | None, taken: Collection[str]) -> Subnet:
@@ -154,10 +119,7 @@ def remove(machinery: Machinery, network_id: str) -> None:
         network = machinery.network_store.network(network_id)
         machinery.network_store.delete(change, network_id)
         # Within: if this is not committed the network is there still, and gets a bridge when it needs one.
-        with Rtnetlink() as net:
-            last = not machinery.network_store.ids()
-            NameServers(machinery.root.path).remove(network_id)
-            plumbing.remove_network(net, network, str(machinery.root.run), last=last)
+        machinery.kernel_networks.remove(network, last=not machinery.network_store.ids())
 
 
 # --- containers that are made ---------------------------------------------------------------------------
@@ -268,9 +230,7 @@ def partitioned(
 def _plug(machinery: Machinery, container_id: str, network_id: str, netns_fd: int) -> None:
     wire = _wire(machinery, container_id, network_id)
     if wire:
-        connected = machinery.network_store.wires(container_id)
-        with Rtnetlink() as net:
-            plumbing.plug(net, netns_fd, wire, connected, str(machinery.root.run))
+        machinery.kernel_networks.plug(netns_fd, wire, machinery.network_store.wires(container_id))
         _serve_names(machinery, wire)
         wiring.announce(machinery.state.connection, machinery.root, container_id)
 
@@ -315,14 +275,52 @@ def _settle(machinery: Machinery, container_id: str, act: Callable[[int], None])
             raise SupervisorError("its start or end does not come to an end", "try again")
 
 
+def publish(machinery: Machinery, container_id: str, ports: Sequence[Port]) -> tuple[PortBinding, ...]:
+    """See `Container.publish`."""
+    lifecycle.row(machinery, container_id)
+    bindings = machinery.port_store.publish(container_id, ports)
+    try:
+        _forward(machinery, container_id, bindings)
+    except BaseException:
+        unpublish(machinery, container_id, bindings)
+        raise
+    return bindings
+
+
+def unpublish(machinery: Machinery, container_id: str, ports: Sequence[Port | PortBinding]) -> None:
+    """See `Container.unpublish`."""
+    lifecycle.row(machinery, container_id)
+    leaving = machinery.port_store.unpublish(container_id, ports)
+    forwarder.look_again(str(machinery.bundle(container_id)), leaving)
+
+
+def _forward(machinery: Machinery, container_id: str, bindings: Sequence[PortBinding]) -> None:
+    """At ::1, by a process of the fork-server's, if the container runs."""
+    run = machinery.records(container_id).read("run")
+    forwards = machinery.port_store.forwards(container_id, bindings)
+    if not forwards or run is None:
+        return
+    message = {
+        "op": "forward",
+        "root": str(machinery.root.path),
+        "id": container_id,
+        "forwards": forwards,
+        "monitor": run["monitor"],
+    }
+    with machinery.supervisor.ask(message, what="forwarding from ::1") as conversation:
+        answer, _ = conversation.receive()
+    if number := answer.get("errno"):
+        raise KernelError(number, answer["error"])
+
+
 def dial(
     machinery: Machinery, container_id: str, name: str, port: int, host: str, timeout_s: float
 ) -> socket.socket:
     """See `Container.socket`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with wiring.network_of(machinery.bundle(container_id)) as fd, netns.within(fd):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+        with wiring.network_of(machinery.bundle(container_id)) as fd:
+            sock = machinery.kernel_networks.make_socket(fd, family)
     except wiring.NotRunning:
         state = lifecycle.look(machinery, container_id).state
         raise WrongStateError(name, state, "dial into") from None

@@ -23,6 +23,7 @@ from typing import Any
 from .drivers.fake import PROGRAMS, FakeCgroups
 from .host import Host, use_host
 from .machinery import Machinery
+from .net.kernel import FakeNetworks
 from .specs import StrPath
 from .storage.blobs import BlobStore
 from .storage.images import ImageStore
@@ -45,6 +46,7 @@ class FakeMachinery(Machinery):
     def __init__(self, root: StrPath, supervisor: FakeSupervisor) -> None:
         cgroups = FakeCgroups(Path(root).absolute() / "containers")
         super().__init__(root, supervisor=supervisor, cgroups=cgroups)
+        self.kernel_networks = FakeNetworks(self.root)
         self.layers = _NoLayers(self.root.layers)
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
 
