@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .errors import NameInUseError as NameInUseError
     from .errors import NetworkNotFoundError as NetworkNotFoundError
     from .errors import NotFoundError as NotFoundError
+    from .errors import NotReadyError as NotReadyError
     from .errors import PathDeniedError as PathDeniedError
     from .errors import PathError as PathError
     from .errors import PathExistsError as PathExistsError
@@ -80,6 +81,8 @@ if TYPE_CHECKING:
     from .results import Completed as Completed
     from .results import DiskUsage as DiskUsage
     from .results import FileStat as FileStat
+    from .results import Health as Health
+    from .results import HealthResult as HealthResult
     from .results import ImageUsage as ImageUsage
     from .results import LogLine as LogLine
     from .results import Process as Process
@@ -106,9 +109,9 @@ _HOME = {
         AddressInUseError BuildError CallError CommandFailedError ConflictError ContainerNotFoundError
         ContentError DigestMismatchError DockerfileError DriverError ExecError ExhaustedError FormatError
         ImageNotFoundError InvalidSpecError KernelError LxcwrapError NameInUseError NetworkNotFoundError
-        NotFoundError PathDeniedError PathError PathExistsError PathIsDirectoryError PathNotDirectoryError
-        PathNotFoundError PortInUseError RegistryAuthError RegistryError StartError StillUsedError
-        SupervisorError TimeoutExpired UnsupportedError VolumeNotFoundError WrongStateError
+        NotFoundError NotReadyError PathDeniedError PathError PathExistsError PathIsDirectoryError
+        PathNotDirectoryError PathNotFoundError PortInUseError RegistryAuthError RegistryError StartError
+        StillUsedError SupervisorError TimeoutExpired UnsupportedError VolumeNotFoundError WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
     "files": "ContainerPath ImagePath VolumePath",
@@ -123,7 +126,9 @@ _HOME = {
     "policies": "HealthCheck RestartPolicy",
     "progress": "StepFinished StepOutput StepStarted TransferProgress",
     "registry.credentials": "Credentials",
-    "results": "Change Completed DiskUsage FileStat ImageUsage LogLine Process Pruned Stats",
+    "results": """
+        Change Completed DiskUsage FileStat Health HealthResult ImageUsage LogLine Process Pruned Stats
+    """,
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
     "volume": "Volume",
     "volumes": "Volumes",
@@ -133,6 +138,10 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
+    if name == "ready":  # a module, for its functions to be called by it
+        from importlib import import_module
+
+        return import_module(".ready", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'lxcwrap' has no attribute {name!r}")
     from importlib import import_module

@@ -11,7 +11,7 @@ from socket import socket as Socket
 from types import TracebackType
 from typing import Literal, ParamSpec, TypeVar, Unpack
 
-from . import committing, inside, lifecycle, networking
+from . import committing, inside, lifecycle, networking, ready
 from .copying import CopyResult, copy_in, copy_out
 from .errors import ContainerNotFoundError, WrongStateError
 from .execution import Popen, Stream
@@ -21,7 +21,8 @@ from .imagechanges import ImageChanges
 from .imageconfig import History
 from .machinery import Machinery
 from .netspecs import Endpoint, Port, PortBinding
-from .results import Change, Completed, LogLine, Process, Stats
+from .ready import Check
+from .results import Change, Completed, Health, LogLine, Process, Stats
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
 from .supervisor import restarting
@@ -91,6 +92,11 @@ class Container:
         return restarting.done_so_far(self._machinery.records(self._id))
 
     @property
+    def health(self) -> Health | None:
+        """As its health check has found it, in its present or last run; None when it has none."""
+        return lifecycle.health(self._machinery, self._id)
+
+    @property
     def oom_killed(self) -> bool:
         """Whether the kernel killed one of its processes for want of memory, in its last run or until now."""
         return lifecycle.was_oom_killed(self._machinery, self._id)
@@ -140,8 +146,7 @@ class Container:
         Raises PortInUseError, InvalidSpecError: it is on no network that others may reach; then nothing has
         changed.
         """
-        lifecycle.row(self._machinery, self._id)
-        return self._machinery.port_store.publish(self._id, ports)
+        return networking.publish(self._machinery, self._id, ports)
 
     def unpublish(self, *ports: Port | PortBinding) -> None:
         """Let ports of the host lead to it no more: with a `Port` all that lead to that port of it, where it
@@ -149,8 +154,7 @@ class Container:
 
         Raises InvalidSpecError: there is none; then nothing has changed.
         """
-        lifecycle.row(self._machinery, self._id)
-        self._machinery.port_store.unpublish(self._id, ports)
+        networking.unpublish(self._machinery, self._id, ports)
 
     def socket(self, port: int, *, host: str = "127.0.0.1", timeout_s: float = 10.0) -> Socket:
         """A TCP connection to a port of its own, published or not: dialled from inside its network.
@@ -218,6 +222,15 @@ class Container:
     def wait(self, *, timeout_s: float | None = None) -> int | None:
         """Wait for its end; its exit code. Raises TimeoutExpired; WrongStateError if it was never started."""
         return lifecycle.wait(self._machinery, self._id, self.name, timeout_s).get("exit_code")
+
+    def wait_ready(self, check: Check | None = None, *, timeout_s: float = 60.0) -> Container:
+        """Wait until it does what it is for: until `check` of `lxcwrap.ready` holds, or it is healthy.
+
+        Raises NotReadyError at once when it ends, with the last it wrote; TimeoutExpired, with the same in
+        `stdout`; InvalidSpecError when there is no `check`, and it has no health check.
+        """
+        ready.wait(self, check, timeout_s)
+        return self
 
     def remove(self, *, force: bool = False) -> None:
         """Remove it with all it has written. Raises WrongStateError while it runs; `force` kills it first."""

@@ -13,7 +13,7 @@ LxcwrapError                       base of everything we raise
 │                                  PathDeniedError
 ├── ContentError                   DigestMismatchError, FormatError
 ├── ExecError                      BuildError, CommandFailedError, TimeoutExpired(TimeoutError),
-│                                  CallError
+│                                  CallError, NotReadyError
 └── UnsupportedError               what this machine lacks, and the remedy
 
 Facts are attributes; the message says what failed, on what, and what to do. Nobody has to parse it.
@@ -427,6 +427,21 @@ class TimeoutExpired(ExecError, TimeoutError):
 
     def __str__(self) -> str:
         return f"{self.operation}: not done after {self.timeout_s:g} s"
+
+
+@define
+class NotReadyError(ExecError):
+    """A container ended while its readiness was waited for. `log_tail`: the last lines it wrote."""
+
+    container: str
+    reason: str
+    exit_code: int | None = None
+    log_tail: str = ""
+
+    def __str__(self) -> str:
+        log = f"\n{self.log_tail.rstrip()}" if self.log_tail else ""
+        how = describe_exit(self.exit_code)
+        return f"{self.container} ended before it was ready ({self.reason}): {how}{log}"
 
 
 @define

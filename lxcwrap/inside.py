@@ -29,8 +29,8 @@ from .machinery import Machinery
 from .options import check_user
 from .results import Completed
 from .specs import ContainerSpec, State, check_argv, check_env
-from .supervisor.argv import init_argv
-from .supervisor.plan import capabilities, capability_mask, environment, process_config, uses_own_filter
+from .supervisor.entry import exec_order, filter_file
+from .supervisor.plan import capability_mask, environment
 
 
 def popen(
@@ -49,29 +49,18 @@ def popen(
     words = check_argv(argv) or ()
     extra = check_env(env)
     spec = _running(machinery, container_id, "exec in")
-    trusted = _trusted_init(machinery, spec)
-    options = init_argv(
-        user=spec.user if user is None else check_user(user, spec.security),
-        groups=spec.groups if user is None else (),
-        cwd=cwd or spec.cwd,
+    order = exec_order(
+        machinery.root.path,
+        container_id,
+        spec,
+        words,
+        environment(spec.env, {"TERM": "xterm"} if tty else {}, extra),
+        user=None if user is None else check_user(user, spec.security),
+        cwd=cwd,
         tty=tty,
-        seccomp=uses_own_filter(spec.security) and trusted is None,
-        exec_only=True,
-        capabilities=capability_mask(spec.security),
     )
     streams = Streams(stdin, stdout, stderr)
-    message = {
-        "op": "exec",
-        "id": container_id,
-        "lxc_path": str(machinery.root.containers),
-        "netns_of": _lender(machinery, container_id, spec),
-        "argv": [*options, *words],
-        "init": trusted,
-        "seccomp": trusted and _filter(machinery, spec),
-        "config": list(process_config(spec)),
-        "env": _env_list(environment(spec.env, {"TERM": "xterm"} if tty else {}, extra)),
-        "stdio": streams.names,
-    }
+    message = {**order, "netns_of": _lender(machinery, container_id, spec), "stdio": streams.names}
     try:
         conversation = machinery.supervisor.ask(
             message, streams.fds, what=f"exec of {list(words)!r} in {spec.name}"
@@ -108,10 +97,6 @@ def _raise_if_ending(machinery: Machinery, container_id: str, operation: str) ->
     while time.monotonic() < deadline:
         _running(machinery, container_id, operation)
         time.sleep(0.005)
-
-
-def _env_list(env: Mapping[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in env.items()]
 
 
 def execute(
@@ -273,8 +258,8 @@ def call(
             "id": container_id,
             "lxc_path": str(machinery.root.containers),
             "netns_of": _lender(machinery, container_id, spec),
-            "env": _env_list(spec.env),
-            "seccomp": _filter(machinery, spec),
+            "env": [f"{key}={value}" for key, value in spec.env.items()],
+            "seccomp": filter_file(machinery.root.cache, spec),
             "capabilities": capability_mask(spec.security),
             "stdio": [],
         }
@@ -308,25 +293,6 @@ def _why(conversation: Any) -> str:
                     or f"its process ended with exit code {answer['exit_code']} and no result"
                 )
     return "its process was killed"
-
-
-def _trusted_init(machinery: Machinery, spec: ContainerSpec) -> str | None:
-    """Path of our init here, for a container that may mount another over its own; else None."""
-    kept = capabilities(spec.security)
-    if "SYS_ADMIN" not in kept:
-        return None
-    from .drivers.seccomp import init_dir
-
-    return str(init_dir(machinery.root.cache, kept, uses_own_filter(spec.security)) / "init")
-
-
-def _filter(machinery: Machinery, spec: ContainerSpec) -> str | None:
-    """Path of the seccomp filter that our init would load."""
-    if not uses_own_filter(spec.security):
-        return None
-    from .drivers.seccomp import ensure_filter
-
-    return str(ensure_filter(machinery.root.cache, capabilities(spec.security)))
 
 
 # --- its root ---

@@ -32,7 +32,7 @@ from .machinery import Machinery
 from .results import Health, HealthResult
 from .specs import ContainerSpec, Limits, State, spec_from_json, spec_to_json
 from .storage import sized
-from .supervisor import restarting, wiring
+from .supervisor import forwarder, restarting, wiring
 from .supervisor.client import Conversation
 from .supervisor.plan import plan_limits
 from .supervisor.records import Record
@@ -159,7 +159,10 @@ def start(machinery: Machinery, container_id: str) -> None:
 
 def run_up(machinery: Machinery, container_id: str, spec: ContainerSpec, slot: int | None) -> None:
     """`start` without asking for the state first."""
-    machinery.port_store.check(container_id)
+    if machinery.port_store.bindings(container_id):
+        with suppress(BlockingIOError, FileNotFoundError), machinery.records(container_id).held(1.0):
+            forwarder.end(str(machinery.bundle(container_id)))  # of its last run
+        machinery.port_store.check(container_id)
     with begin(machinery, container_id, spec, slot, Streams(None, None, None)) as conversation:
         answer, _ = conversation.receive()
     if answer.get("exec_error"):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from attrs import asdict
+
 from .drivers.pidfd import start_time
 from .drivers.seccomp import ensure_profile, init_dir
 from .errors import ImageNotFoundError, NameInUseError
@@ -18,7 +20,8 @@ from .machinery import Machinery
 from .specs import ContainerSpec, Mount, spec_to_json
 from .storage import disks, sized
 from .storage.volumes import make_nameless
-from .supervisor.plan import Plan, capabilities, make_plan, plan_order, uses_own_filter
+from .supervisor.entry import exec_order
+from .supervisor.plan import Plan, capabilities, environment, make_plan, plan_order, uses_own_filter
 from .supervisor.wiring import MARK
 
 _FREE_SLOT = """
@@ -100,6 +103,10 @@ def furnish(
         init_dir=init_dir(cache, kept, uses_own_filter(security)),
         profile=ensure_profile(cache, kept) if by_liblxc else None,
     )
+    if spec.health is not None:
+        env = environment(spec.env)
+        order = exec_order(machinery.root.path, container_id, spec, spec.health.argv, env)
+        plan["health"] = {**asdict(spec.health), "order": order}
     plan = complete(plan)
     machinery.records(container_id).write("plan", plan)
     return plan

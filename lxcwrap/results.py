@@ -70,6 +70,26 @@ class Stats:
     tx_bytes: int
 
 
+class HealthResult(NamedTuple):
+    """One probe: `exit_code` 0 is success, None that it took too long; `output`: the beginning of what was
+    said."""
+
+    started_at: datetime
+    ended_at: datetime
+    exit_code: int | None
+    output: str
+
+
+@frozen(kw_only=True)
+class Health:
+    """How a container is, by its health check. failing_streak: failures since the last success. results: the
+    last five at most, oldest first."""
+
+    status: Literal["starting", "healthy", "unhealthy"]
+    failing_streak: int = 0
+    results: tuple[HealthResult, ...] = ()
+
+
 @frozen(kw_only=True)
 class Process:
     """A process of a container: `pid` inside, `host_pid` outside; `cpu_s` seconds, `rss` bytes used."""

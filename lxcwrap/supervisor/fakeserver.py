@@ -57,8 +57,9 @@ def _launch(request: wire.Message, client: socket.socket, fds: list[int]) -> Non
     for name in ("exit", "run"):
         records.remove(name)
     plan = records.read("plan") or {}
-    if "restart" in request:
-        return _tell(client, {"event": "exited", "exit_code": None, "error": "the fake restarts nothing"})
+    if "restart" in request or "health" in request:
+        why = "the fake restarts nothing, and probes no health"
+        return _tell(client, {"event": "exited", "exit_code": None, "error": why})
     if "-t" in plan["init"]:
         return _tell(client, {"event": "exited", "exit_code": None, "error": "the fake has no terminals"})
     log, pipes = LogWriter(f"{plan['bundle']}/logs", **request["log"]), dict[int, int]()

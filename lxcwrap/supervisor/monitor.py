@@ -72,6 +72,7 @@ class Monitor:
         self.log: LogWriter | None = None
         self.outputs: set[int] = set()
         self.lock_fd = self.oom_fd = -1
+        self.prober = self.prober_fd = 0
         self.init_pidfd: int | None = None
         self.has_started = self.starter_has_ended = False
         self.exec_error: str | None = None
@@ -102,6 +103,8 @@ class Monitor:
         lock_fd = self.records.hold(_LOCK_TIMEOUT_S)
         self._settle_restart()
         self.lock_fd = lock_fd
+        if "health" in self.order:
+            self.records.remove("health")
         self.records.remove("run")  # first: a run without an end is one whose monitor was killed
         self.records.remove("exit")
         count = len(order["stdio"])
@@ -189,9 +192,31 @@ class Monitor:
             self.started_at = time.monotonic()
             if "ticket" in self.order:
                 restarting.done(self.order)
+            if "health" in self.order:
+                self._start_prober()
         else:
             raise RuntimeError(report[1])
         return True
+
+    def _start_prober(self) -> None:
+        from . import prober  # too much for monitors of containers without health check
+
+        self.prober = prober.fork(self.bundle)
+        self.prober_fd = os.pidfd_open(self.prober)
+        self._hear(self.prober_fd, self._prober_ended)
+
+    def _prober_ended(self) -> bool:
+        """It was killed."""
+        os.waitpid(self.prober, 0)
+        self._start_prober()
+        return False
+
+    def _end_prober(self) -> None:
+        if self.prober:
+            os.kill(self.prober, signal.SIGKILL)
+            os.waitpid(self.prober, 0)
+            self._forget(self.prober_fd)
+            self.prober = 0
 
     def _runner_is_ending(self) -> bool:
         """The starter ends too when the runner failed, who knows more."""
@@ -254,6 +279,7 @@ class Monitor:
         if self.exit_recorded:
             return
         self.exit_recorded = True
+        self._end_prober()
         record = {
             "exit_code": exit_code,
             "oom_killed": self._oom_killed(),

@@ -29,6 +29,7 @@ from lxcwrap.errors import (
     LxcwrapError,
     NameInUseError,
     NetworkNotFoundError,
+    NotReadyError,
     PathDeniedError,
     PathError,
     PathExistsError,
@@ -87,6 +88,7 @@ EXAMPLES = [
     CommandFailedError(("sh", "-c", "x"), 3, "out", "err", "web"),
     TimeoutExpired("wait for web", 1.5, "out", b"err"),
     BuildError(3, "RUN make", "exit code 2", line=7, exit_code=2, log="no rule"),
+    NotReadyError("web", "port 80", 3, "no configuration"),
     CallError("getpid", "cannot be sent", "Traceback ..."),
     UnsupportedError("no seccomp", "apt install libseccomp2"),
 ]

@@ -234,7 +234,7 @@ def test_wrong_ulimits(wrong: dict[str, Any]) -> None:
 
 def test_states_answer_questions() -> None:
     """What may be started, and what has processes."""
-    assert {state for state in State if state.can_start} == {State.CREATED, State.STOPPED}
+    assert {state for state in State if state.can_start} == {State.CREATED, State.STOPPED, State.RESTARTING}
     assert {state for state in State if state.is_alive} == {State.RUNNING, State.PAUSED}
 
 
