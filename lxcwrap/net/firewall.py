@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 MARK = "exposed"
 _PORTS = "SELECT protocol, host_ip, host_port, container_port FROM ports WHERE container_id = ?"
-_ALL_IPV4, _ALL_IPV6, _LOOPBACK6 = "0.0.0.0", "::", "::1"
+_ALL_IPV4, _ALL_IPV6, LOOPBACK6 = "0.0.0.0", "::", "::1"
 _loading = allocate_lock()
 _loaded: Nftables | None = None
 
@@ -59,15 +59,26 @@ def _kernel() -> Nftables:
         return _loaded
 
 
-class Exposed(NamedTuple):
-    """What the kernel has of a container that runs."""
+class Forward(NamedTuple):
+    """A port at ::1, to which the kernel can lead nothing: see supervisor/forwarder.py."""
 
-    pins: tuple[PinnedPort, ...]
-    ports: tuple[PublishedPort, ...]
+    protocol: str
+    host_port: int
+    address: str
+    port: int
+
+
+class Exposed(NamedTuple):
+    """What the kernel has of a container that runs, and what a forwarder serves."""
+
+    pins: tuple[PinnedPort, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+    forwards: tuple[Forward, ...] = ()
 
     @classmethod
     def of(cls, wires: Sequence[Wire], ports: Iterable[PortRow]) -> Exposed:
-        return cls(tuple(pinned(wires)), tuple(published(wires, ports)))
+        ports = list(ports)
+        return cls(tuple(pinned(wires)), tuple(published(wires, ports)), tuple(forwarded(wires, ports)))
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -177,7 +188,7 @@ class Firewall:
     def endpoint_added(self, wire: Wire) -> None:
         """To one that runs; to be called before its link is made: so it never can send what it must not."""
         with self._locked():
-            exposed = self.exposed(wire["container_id"]) or Exposed((), ())
+            exposed = self.exposed(wire["container_id"]) or Exposed()
             pins = pinned([wire])
             self._mark(wire["container_id"], exposed._replace(pins=(*exposed.pins, *pins)))
             self.add(pins)
@@ -190,13 +201,14 @@ class Firewall:
                 kept = tuple(pin for pin in exposed.pins if pin not in pins)
                 self._mark(wire["container_id"], exposed._replace(pins=kept))
 
-    def ports_changed(self, container_id: str, ports: Sequence[PublishedPort]) -> None:
+    def ports_changed(self, container_id: str, wires: Sequence[Wire], ports: Iterable[PortRow]) -> None:
         """Hereafter these lead to it, if it runs. Only while `recording`. FileExistsError: as above."""
         exposed = self.exposed(container_id)
         if exposed:
-            self._mark(container_id, exposed._replace(ports=tuple(ports)))
-            leaving = [port for port in exposed.ports if port not in ports]
-            coming = [port for port in ports if port not in exposed.ports]
+            wanted = Exposed.of(wires, ports)
+            self._mark(container_id, wanted._replace(pins=exposed.pins))
+            leaving = [port for port in exposed.ports if port not in wanted.ports]
+            coming = [port for port in wanted.ports if port not in exposed.ports]
             self.remove(leaving)
             self.add(coming)
             _lead_anew((*leaving, *coming))
@@ -205,10 +217,14 @@ class Firewall:
         """What the kernel may have of it; None: nothing."""
         try:
             with open(self._mark_of(container_id), "rb") as file:
-                pins, ports = json.loads(file.read())
+                pins, ports, forwards = json.loads(file.read())
         except FileNotFoundError:
             return None
-        return Exposed(tuple(PinnedPort(*pin) for pin in pins), tuple(PublishedPort(*port) for port in ports))
+        return Exposed(
+            tuple(PinnedPort(*pin) for pin in pins),
+            tuple(PublishedPort(*port) for port in ports),
+            tuple(Forward(*forward) for forward in forwards),
+        )
 
     def _mark(self, container_id: str, exposed: Exposed) -> None:
         path = self._mark_of(container_id)
@@ -292,11 +308,21 @@ def published(wires: Sequence[Wire], ports: Iterable[PortRow]) -> list[Published
     for port in ports:
         host_ip = port["host_ip"]
         for version, address in targets.items():
-            if host_ip != _LOOPBACK6 and covers(host_ip, version):
+            if host_ip != LOOPBACK6 and covers(host_ip, version):
                 at = "" if host_ip in (_ALL_IPV4, _ALL_IPV6) else host_ip
                 numbers = port["host_port"], address, port["container_port"]
                 found.append(PublishedPort(port["protocol"], *numbers, at))
     return found
+
+
+def forwarded(wires: Sequence[Wire], ports: Iterable[PortRow]) -> list[Forward]:
+    """Those at ::1. They lead to any address of the container's."""
+    address = next(iter(published_addresses(wires).values()), None)
+    return [
+        Forward(port["protocol"], port["host_port"], address, port["container_port"])
+        for port in ports
+        if address and port["host_ip"] in ("", _ALL_IPV6, LOOPBACK6) and port["protocol"] in ("tcp", "udp")
+    ]
 
 
 def published_addresses(wires: Sequence[Wire]) -> dict[int, str]:

@@ -17,12 +17,12 @@ from ..errors import ExhaustedError, InvalidSpecError, PortInUseError
 from ..netspecs import Port, PortBinding
 from ..storage.root import RootDir
 from ..storage.state import State
-from .firewall import Firewall, covers, port_rows, published, published_addresses
+from .firewall import LOOPBACK6, Firewall, covers, port_rows, published_addresses
 from .plumbing import wires
 from .store import NetworkStore
 
 if TYPE_CHECKING:
-    from .firewall import Recorded
+    from .firewall import Forward, Recorded
 
 _HOLDERS = """
     SELECT name, host_ip FROM ports JOIN containers ON containers.id = container_id
@@ -91,15 +91,27 @@ class PortStore:
             self._lead(change, container_id)
         return claimed
 
-    def unpublish(self, container_id: str, ports: Sequence[Port | PortBinding]) -> None:
+    def forwards(self, container_id: str, bindings: Iterable[PortBinding]) -> list[Forward]:
+        """Which of them a process is to serve at ::1 now."""
+        exposed = self._firewall.exposed(container_id)
+        wanted = {(binding.protocol, binding.host_port) for binding in bindings}
+        found = exposed.forwards if exposed else ()
+        return [each for each in found if (each.protocol, each.host_port) in wanted]
+
+    def unpublish(self, container_id: str, ports: Sequence[Port | PortBinding]) -> list[Forward]:
         """All that lead to this port of the container, or those of them at the given port and address of the
-        host. Connections that there are stay. Raises InvalidSpecError: there is none."""
+        host; those of them that a process serves still. Connections that there are stay.
+
+        Raises InvalidSpecError: there is none.
+        """
         with self._firewall.recording(self._recorded), self._state.transaction() as change:
             there = self.bindings(container_id)
             leaving = {binding for which in ports for binding in _meant(which, there)}
+            served = self.forwards(container_id, leaving)
             for binding in leaving:
                 change.execute(_DELETE, (binding.protocol, binding.host_ip, binding.host_port))
             self._lead(change, container_id)
+        return served
 
     @contextmanager
     def following(self, container_id: str) -> Iterator[sqlite3.Connection]:
@@ -114,8 +126,8 @@ class PortStore:
 
     def _lead(self, change: sqlite3.Connection, container_id: str) -> None:
         """Let the kernel do as the records say."""
-        ports = published(wires(change, container_id), port_rows(change, container_id))
-        self._firewall.ports_changed(container_id, ports)
+        rows = port_rows(change, container_id)
+        self._firewall.ports_changed(container_id, wires(change, container_id), rows)
 
     def _recorded(self) -> Recorded:
         connection, store = self._state.connection, NetworkStore(self._state)
@@ -157,7 +169,7 @@ def _check_target(port: Port, targets: dict[int, str]) -> None:
         raise InvalidSpecError(
             f"{port}: publishing needs a bridge network that is not internal: give network="
         )
-    if not any(covers(port.host_ip, version) for version in targets):
+    if port.host_ip != LOOPBACK6 and not any(covers(port.host_ip, version) for version in targets):
         raise InvalidSpecError(f"{port}: its network has no IPv6")
 
 

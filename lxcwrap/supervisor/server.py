@@ -26,7 +26,8 @@ from ..drivers import syscalls
 from ..drivers.cgroups import CgroupHost
 from ..drivers.pidfd import boot_id
 from ..ids import RANGE_SIZE
-from . import layered, livemounts, mounter, nursery, pauser, restarting, wire, wiring
+from ..net import firewall
+from . import forwarder, layered, livemounts, mounter, nursery, pauser, restarting, wire, wiring
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
 from .standby import Standby, Worker, fork_in
@@ -55,6 +56,7 @@ class Server:
         self.pool = NamespacePool()
         self.standby: Standby | None = None
         self.has_launched = False  # a container: more may follow
+        self.networked = self.warm = False  # one on a network; what the next needs is loaded
         self.callers: socket.socket | None = None  # the nursery of callers, once there was a call
         self.workers: dict[str, Worker] = {}
         self.wanted: set[str] = set()  # kinds of work that were asked for: more may follow
@@ -223,6 +225,8 @@ class Server:
             self._fork(lambda: livemounts.change(request, connection))
         elif operation == "names":
             self._fork(lambda: wiring.serve_names(request, connection))
+        elif operation == "forward":
+            self._fork(lambda: forwarder.serve(request, connection))
         elif operation == "freeze":
             self._fork(lambda: pauser.keep_frozen(request, connection, self.cgroups))
         else:
@@ -231,6 +235,7 @@ class Server:
     def _launch(self, order: wire.Message, connection: socket.socket, fds: list[int]) -> None:
         self.busy_until = time.monotonic() + _START_S
         self.has_launched = True
+        self.networked |= wiring.is_networked(order["bundle"])
         base = order["id_base"]
         pair = self.pool.take(base)
         while not (standby := self.standby or self._new_standby()).launch(order, connection, fds, pair):
@@ -274,6 +279,10 @@ class Server:
 
     def _prepare_one(self) -> bool:
         """One thing that the next launch need not wait for; False when all is ready."""
+        if self.networked and not self.warm:
+            firewall.warm()
+            self.warm = True
+            return True
         if self.standby is None and self.has_launched:
             self.standby = self._new_standby()
             return True

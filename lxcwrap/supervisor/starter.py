@@ -43,7 +43,7 @@ def stand_by(
         monitor, (client, *fds) = received
         if plan is None:
             raise FileNotFoundError(f"{bundle}/plan.json is missing: the container is damaged, remove it")
-        status = _prepare(plan, fds, cgroups, orders)
+        status = _prepare(plan, fds, cgroups, orders, monitor)
         oom_fd = cgroups.oom_fd(plan["id"])
         _Listener(plan, monitor, oom_fd, reports, socket.socket(fileno=client), server).listen(status)
     except BaseException as error:
@@ -54,7 +54,9 @@ def stand_by(
         os._exit(0)
 
 
-def _prepare(plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket.socket) -> socket.socket:
+def _prepare(
+    plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket.socket, monitor: int
+) -> socket.socket:
     """All up to liblxc's start; the socket on which init will report. `fds`: standard streams, what the
     caller gives, network and user namespace."""
     given = 3 + plan.get("given", 0)
@@ -65,7 +67,7 @@ def _prepare(plan: Plan, fds: Sequence[int], cgroups: CgroupHost, orders: socket
     cgroups.prepare(plan["id"], plan["limits"], plan["devices"], owner=owner)
     streams.open_to_all(stdio)
     namespace_fds = pair or namespaces.make_pair(IdMap(*plan["idmap"]))
-    plan = wiring.plug_in(plan, namespace_fds[0])
+    plan = wiring.plug_in(plan, namespace_fds[0], monitor)
     borrowed = wiring.borrowed(plan)
     mounts.private_mount_namespace()
     cgroups.hide_from_liblxc()

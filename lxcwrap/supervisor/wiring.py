@@ -19,7 +19,7 @@ from ..net.firewall import MARK as EXPOSED
 from ..net.firewall import Firewall, port_rows
 from ..storage.root import RootDir
 from ..storage.state import State
-from . import wire
+from . import forwarder, wire
 from .records import Records
 
 Plan = Mapping[str, Any]
@@ -29,7 +29,7 @@ MARK = "networked"
 _OWN_NAME = "127.0.1.1\t"  # how the line with the container's name begins in a plan's /etc/hosts
 
 
-def plug_in(plan: Plan, netns_fd: int) -> Plan:
+def plug_in(plan: Plan, netns_fd: int, monitor: int) -> Plan:
     """Make the links of the container in its new namespace; its plan, that knows its addresses.
 
     The caller is in the host's network namespace, and the container's lock is held: who connects it from now
@@ -40,7 +40,7 @@ def plug_in(plan: Plan, netns_fd: int) -> Plan:
         return _with_files_of(plan, f"{plan['lxc_path']}/{owner}/files")
     if kind == "host" and "draft" not in plan:
         return _with_files_of(plan, "/etc")
-    if not os.path.exists(f"{plan['bundle']}/{MARK}"):
+    if not is_networked(plan["bundle"]):
         return plan
     root = RootDir(plan["root"])
     with closing(State(root.state_db)) as state:
@@ -54,6 +54,9 @@ def plug_in(plan: Plan, netns_fd: int) -> Plan:
         announce(state.connection, root, plan["id"])
     for each in connected:
         NameServers(root.path).ensure(each["network"])
+    forwarder.end(plan["bundle"])
+    if exposed := firewall.exposed(plan["id"]):
+        forwarder.begin(str(root.path), plan["id"], exposed.forwards, monitor)
     addresses = [address for each in connected for address in plumbing.addresses(each)]
     hosts = with_addresses(plan["files"]["/etc/hosts"], addresses)
     own = {"/etc/hosts": hosts, "/etc/resolv.conf": resolv_conf(connected)}
@@ -142,6 +145,11 @@ def sysfs(plan: Plan, netns_fd: int | None) -> int | None:
         return mounts.new_filesystem("sysfs", [], attributes)
 
 
+def is_networked(bundle: str) -> bool:
+    """Whether the container in directory `bundle` has been on a network ever."""
+    return os.path.exists(f"{bundle}/{MARK}")
+
+
 def is_exposed(bundle: StrPath) -> bool:
     """Whether the firewall may still have something of the container in directory `bundle`."""
     return os.path.exists(f"{os.fspath(bundle)}/{EXPOSED}")
@@ -150,6 +158,7 @@ def is_exposed(bundle: StrPath) -> bool:
 def conceal(root: RootDir, container_id: str) -> None:
     """Nothing leads any more to a container that has ended; its lock is held."""
     NameServers(root.path).withdraw(container_id)
+    forwarder.end(str(root.containers / container_id))
     Firewall(root.path).container_removed(container_id)
 
 
