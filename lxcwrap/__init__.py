@@ -138,10 +138,10 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    if name == "ready":  # a module, for its functions to be called by it
+    if name in ("events", "ready"):  # modules, used by their names
         from importlib import import_module
 
-        return import_module(".ready", __name__)
+        return import_module(f".{name}", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'lxcwrap' has no attribute {name!r}")
     from importlib import import_module

@@ -25,7 +25,7 @@ from .ready import Check
 from .results import Change, Completed, Health, LogLine, Process, Stats
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
-from .supervisor import restarting
+from .supervisor import journal, restarting
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -213,11 +213,13 @@ class Container:
         """Freeze all its processes. Raises WrongStateError unless it runs."""
         self._require("pause", State.RUNNING)
         self._machinery.cgroups.set_frozen(self._id, True)
+        journal.note(self._machinery.root.path, "paused", self._id)
 
     def unpause(self) -> None:
         """Let its processes go on. Raises WrongStateError unless it is paused."""
         self._require("unpause", State.PAUSED)
         self._machinery.cgroups.set_frozen(self._id, False)
+        journal.note(self._machinery.root.path, "unpaused", self._id)
 
     def wait(self, *, timeout_s: float | None = None) -> int | None:
         """Wait for its end; its exit code. Raises TimeoutExpired; WrongStateError if it was never started."""

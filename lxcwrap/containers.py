@@ -28,7 +28,7 @@ from .options import ContainerOptions, make_spec
 from .results import Completed
 from .specs import ContainerSpec, State
 from .storage import sized
-from .supervisor import wiring
+from .supervisor import journal, wiring
 from .supervisor.client import Conversation
 from .supervisor.records import Record
 from .systems import as_system
@@ -270,6 +270,7 @@ class Containers:
         made += machinery.volume_store.ensure(spec.volumes)
         slot = making.record(machinery, container_id, spec)
         making.furnish(machinery, container_id, spec, machinery.idmap(slot), lowers)
+        journal.note(machinery.root.path, "created", container_id, name=spec.name)
         return spec, slot
 
 

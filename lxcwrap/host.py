@@ -24,7 +24,10 @@ from .specs import StrPath, parse_size
 from .storage.root import DEFAULT_ROOT
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from .check import Report
+    from .events import Event
     from .networks import Networks
     from .volumes import Volumes
 
@@ -81,6 +84,30 @@ class Host:
         from .volumes import Volumes
 
         return Volumes(self._machinery)
+
+    def events(
+        self,
+        *,
+        container: str | Container | None = None,
+        since: datetime | None = None,
+        follow: bool = True,
+        timeout_s: float | None = None,
+    ) -> Iterator[Event]:
+        """What happens to containers, as values of `lxcwrap.events`, whichever process does it.
+
+        container: of this one only. since: begin with what has happened from this time on; the last megabyte
+        is kept, some thousand events. follow: wait for more, for `timeout_s` seconds, or without end; else
+        end with the last.
+        """
+        from .events import events
+
+        return events(
+            self._machinery,
+            container_id=None if container is None else self.containers[container].id,
+            since=since,
+            follow=follow,
+            timeout_s=timeout_s,
+        )
 
     def check(self) -> Report:
         """What this machine has and lacks for lxcwrap, each with the command that mends it."""

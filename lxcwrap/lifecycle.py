@@ -32,10 +32,11 @@ from .machinery import Machinery
 from .results import Health, HealthResult
 from .specs import ContainerSpec, Limits, State, spec_from_json, spec_to_json
 from .storage import sized
-from .supervisor import forwarder, restarting, wiring
+from .supervisor import forwarder, journal, restarting, wiring
 from .supervisor.client import Conversation
 from .supervisor.plan import plan_limits
 from .supervisor.records import Record
+from .supervisor.undertaker import forget_record
 
 # How long the clean-up of an ended container may take before we say that something is wrong.
 _END_TIMEOUT_S = 30.0
@@ -136,6 +137,8 @@ def begin(
         "log": {"max_bytes": spec.log_max_bytes, "max_files": spec.log_max_files},
         "stdio": streams.names,
     }
+    if not spec.image_id:  # a step of a build
+        message["quiet"] = True
     if spec.restart.when != "no":
         message["restart"] = asdict(spec.restart)
     if spec.health is not None:
@@ -311,6 +314,7 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
         records.write("plan", {**(records.read("plan") or {}), "limits": plan_limits(merged)})
         text = spec_to_json(evolve(spec, limits=merged))
         change.execute("UPDATE containers SET spec = ? WHERE id = ?", (text, container_id))
+    journal.note(machinery.root.path, "updated", container_id)
 
 
 def _resize_disk(machinery: Machinery, container_id: str, spec: ContainerSpec, size: int) -> None:
@@ -341,6 +345,7 @@ def rename(machinery: Machinery, container_id: str, name: str) -> None:
         query = "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?"
         if not change.execute(query, (name, name, container_id)).rowcount:
             raise ContainerNotFoundError(container_id[:12])
+    journal.note(machinery.root.path, "renamed", container_id, name=name)
     if wiring.is_exposed(machinery.bundle(container_id)):
         wiring.announce(machinery.state.connection, machinery.root, container_id)
 
@@ -386,5 +391,4 @@ def discard(machinery: Machinery, container_id: str) -> None:
 
 
 def forget_row(machinery: Machinery, container_id: str) -> None:
-    with machinery.state.transaction() as change:
-        change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
+    forget_record(machinery.state, machinery.root, container_id)

@@ -29,7 +29,7 @@ from .storage.volumes import VolumeStore
 from .supervisor import wiring
 from .supervisor.client import Supervisor
 from .supervisor.records import Records
-from .supervisor.undertaker import bury, is_settled
+from .supervisor.undertaker import bury, forget_record, is_settled
 
 _ID = re.compile(r"[0-9a-f]{64}")
 # How long the fork-server may take to record how the container of a killed monitor ended.
@@ -181,8 +181,7 @@ class Machinery:
         a directory without one."""
         if wiring.is_exposed(self.bundle(container_id)):
             wiring.conceal(self.root, container_id)
-        with self.state.transaction() as change:
-            change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
+        forget_record(self.state, self.root, container_id)
         if not self.cgroups.exists(container_id) or self.cgroups.sweep(container_id):
             self.root.discard(self.bundle(container_id))
 

@@ -127,6 +127,15 @@ def set_process_name(name: str) -> None:
     os.close(fd)
 
 
+def inotify_init(flags: int) -> int:
+    return _checked(_libc.inotify_init1(flags), "inotify_init1", None)
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> None:
+    result = _libc.inotify_add_watch(fd, os.fsencode(path), mask)
+    _checked(result, "inotify_add_watch", path)
+
+
 def load_seccomp(program: bytes) -> None:
     """Apply a seccomp filter (an array of struct sock_filter) to this thread; needs no_new_privs."""
     code = ctypes.create_string_buffer(program, len(program))

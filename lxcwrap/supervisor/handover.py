@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_FDS = 64
 # Name of processes forked ahead, until they have something to do.
 WAITING = "lxcwrap-waiting"
+_PLAIN = {ord(sign): None for sign in "-._"}  # beside letters and digits
 _LENGTH = struct.Struct("<I")
 _FDS_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
 
@@ -79,7 +80,7 @@ def _plain(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    if isinstance(value, str) and value.isascii() and value.replace("-", "").replace(".", "").isalnum():
+    if isinstance(value, str) and value.isascii() and value.translate(_PLAIN).isalnum():
         return f'"{value}"'
     import json
 

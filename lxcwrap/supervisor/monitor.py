@@ -23,7 +23,7 @@ import time
 from ..drivers import syscalls
 from ..drivers.pidfd import exit_code_of
 from ..storage.logs import LogWriter, open_pipe
-from . import restarting, runner
+from . import journal, restarting, runner
 from .handover import WAITING, flat_json, hand, send_frame, take, unix_socket
 from .records import Records
 
@@ -190,10 +190,11 @@ class Monitor:
             self.has_started = True
             self.exec_error = report[1]
             self.started_at = time.monotonic()
-            if "ticket" in self.order:
-                restarting.done(self.order)
             if "health" in self.order:
                 self._start_prober()
+            if "ticket" in self.order:
+                restarting.done(self.order)
+                journal.note(self.order["root"], "restarted", self.order["id"], count=self.order["count"])
         else:
             raise RuntimeError(report[1])
         return True
@@ -290,6 +291,9 @@ class Monitor:
         }
         self._arrange_restart(exit_code)
         self.records.end(record)
+        if self.has_started and "quiet" not in self.order:
+            root, oom_killed = self.order["root"], bool(record["oom_killed"])
+            journal.note_end(root, self.order["id"], exit_code, oom_killed=oom_killed)
         self._tell({"event": "exited", **record})
 
     def _arrange_restart(self, exit_code: int | None) -> None:

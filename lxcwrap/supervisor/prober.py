@@ -13,7 +13,7 @@ import socket
 import time
 
 from ..drivers import syscalls
-from . import executor
+from . import executor, journal
 from .handover import hand
 from .records import Records
 
@@ -53,6 +53,7 @@ class _Prober:
         self.records = Records(bundle)
         plan = self.records.read("plan") or {}
         self.id: str = plan["id"]
+        self.root: str = plan["root"]
         self.check: dict[str, Any] = plan["health"]
         self.cgroups = CgroupHost()
         # Another was killed: it goes on where that was.
@@ -76,6 +77,7 @@ class _Prober:
 
     def _note(self, began: float, exit_code: int | None, output: str) -> None:
         health = self.health
+        before = health["status"]
         if exit_code == 0:
             health["status"], health["failing_streak"] = "healthy", 0
         elif not self._is_lenient():
@@ -85,6 +87,8 @@ class _Prober:
         result = {"started_at": began, "ended_at": time.time(), "exit_code": exit_code, "output": output}
         health["checks"] = [*health["checks"], result][-_KEPT:]
         self.records.write("health", health)
+        if health["status"] != before:
+            journal.note(self.root, "health", self.id, status=health["status"])
 
     def _probe(self) -> tuple[float, int | None, str]:
         """When it began, exit code (None: it took too long), and what it said."""

@@ -15,7 +15,7 @@ from ..drivers import mounts, namespaces, syscalls
 from ..drivers.cgroups import CgroupHost
 from ..drivers.pidfd import boot_id, pass_sender, sender, start_time
 from ..ids import IdMap
-from . import rootfs, runner, streams, wire, wiring
+from . import journal, rootfs, runner, streams, wire, wiring
 from .argv import INIT
 from .handover import WAITING, hand, received_fds, take
 from .records import Records
@@ -173,6 +173,8 @@ class _Listener:
     def _started(self, exec_error: str | None) -> None:
         """The main process runs, or could not be executed. The caller is told before the monitor, who might
         tell it at once that the container has ended."""
+        if "draft" not in self.plan:  # of a build
+            journal.note(self.plan["root"], "started", self.plan["id"])
         with suppress(OSError):  # the caller is gone: nobody to tell
             wire.send(self.client, {"event": "started", "init_pid": self.init_pid, "exec_error": exec_error})
         hand(self.reports, ("started", exec_error))

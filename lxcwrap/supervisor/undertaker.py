@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..drivers.pidfd import exit_code_of
 from ..storage.root import RootDir
 from ..storage.state import State
-from . import restarting, wiring
+from . import journal, restarting, wiring
 from .records import Records
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def bury(
             records.end(
                 {"exit_code": code, "oom_killed": oom_killed, "error": error, "finished_at": time.time()}
             )
+            if "quiet" not in plan:
+                journal.note_end(plan["root"], plan["id"], code, oom_killed=oom_killed)
         cgroups.sweep(plan["id"])
         if wiring.is_exposed(plan["bundle"]):
             wiring.conceal(RootDir(plan["root"]), plan["id"])
@@ -63,10 +65,18 @@ def bury(
     return again
 
 
+def forget_record(state: State, root: RootDir, container_id: str) -> None:
+    """From now on there is no such container."""
+    with state.transaction() as change:
+        query = "DELETE FROM containers WHERE id = ? RETURNING phase"
+        phases = [row["phase"] for row in change.execute(query, (container_id,))]
+    if phases and phases != ["building"]:
+        journal.note(root.path, "removed", container_id)
+
+
 def remove_container(root: RootDir, container_id: str) -> None:
     """Forget a container that has ended. A directory without a row is swept by the next Host."""
     state = State(root.state_db)
-    with state.transaction() as change:
-        change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
+    forget_record(state, root, container_id)
     state.close()
     root.discard(root.containers / container_id)

@@ -31,7 +31,7 @@ LEVELS = (
     {"registry"},
     {"supervisor"},
     {"execution", "inroot", "machinery", "options"},
-    {"copying", "files", "ready", "lifecycle", "stats", "systems"},
+    {"copying", "events", "files", "ready", "lifecycle", "stats", "systems"},
     {"resting", "resuming"},
     {"attaching", "backups", "committing", "inside", "making", "networking"},
     {"build"},
