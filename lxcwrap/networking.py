@@ -56,7 +56,7 @@ def create(
     if internal and driver != "bridge":
         raise InvalidSpecError(f"internal=True: what a {driver} leads to is not ours to close")
     store, kernel = machinery.network_store, machinery.kernel_networks
-    dns = dns and driver == "bridge"
+    dns = dns and driver == "bridge" and kernel.has_names
     kernel.check(driver, dns=dns)
     mtu = mtu or kernel.usual_mtu(parent)
     with machinery.state.transaction() as change:

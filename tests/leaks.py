@@ -27,7 +27,7 @@ def snapshot(base: Path) -> frozenset[str]:
     for root in base.iterdir():
         traces += [f"file {root}", *_files(root), *_rows(root)]
     traces += _mounts(base)
-    traces += _links()
+    traces += _links(base)
     traces += _cgroups(base)
     traces += _processes(base)
     traces += _loop_devices(base)
@@ -54,8 +54,12 @@ def _mounts(base: Path) -> Iterator[str]:
             yield f"mount {line.split()[4]} ({line.partition(' - ')[2]})"
 
 
-def _links() -> Iterator[str]:
-    return (f"link {link.name}" for link in Path("/sys/class/net").iterdir())
+def _links(base: Path) -> Iterator[str]:
+    """All but bridges that say whose they are, which is another run's, and their ports."""
+    for link in Path("/sys/class/net").iterdir():
+        owner = read(link / "ifalias").strip() or read(link / "master/ifalias").strip()
+        if not owner.startswith("/") or owner.startswith(str(base)):
+            yield f"link {link.name}"
 
 
 def _cgroups(base: Path) -> Iterator[str]:

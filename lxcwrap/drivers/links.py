@@ -33,6 +33,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA
     *(18, 28),
 )
 INFO_KIND, INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
+_IFLA_IFALIAS, _IFLA_AF_SPEC, _INET6, _ADDR_GEN_MODE, _NO_ADDRESS = 20, 26, 10, 8, 1
 _VETH_PEER, _MACVLAN_MODE, _IPVLAN_MODE = 1, 1, 1
 _PORT_HAIRPIN, _PORT_ISOLATED = 4, 33
 IFA_ADDRESS, IFA_LOCAL, _IFA_BROADCAST, _NO_DETECTION = 1, 2, 4, 0x2
@@ -123,6 +124,18 @@ def change(
     leaves = number(IFLA_MASTER, 0) if master == 0 else b""
     facts = _facts(mtu=mtu, mac=mac, master=master or 0)
     return Request("change link", str(which), NEWLINK, 0, named(which, up=up) + facts + leaves)
+
+
+def label(which: str | int, alias: str) -> Request:
+    """What a link is for, as ``ip link`` shows it: its end, if it is too long."""
+    return Request("label link", str(which), NEWLINK, 0, named(which) + text(_IFLA_IFALIAS, alias[-200:]))
+
+
+def without_link_local(which: str | int) -> Request:
+    """Before it is up: it gives itself no IPv6 address, and has nothing to say of that to all neighbours."""
+    inet6 = nested(_INET6, attribute(_ADDR_GEN_MODE, bytes([_NO_ADDRESS])))
+    body = named(which) + nested(_IFLA_AF_SPEC, inet6)
+    return Request("change link", str(which), NEWLINK, 0, body)
 
 
 def rename(index: int, name: str) -> Request:

@@ -23,6 +23,8 @@ _probe = cache(link_probes.probe)  # what a kernel lacks it will not get
 class KernelNetworks:
     """The networks of one root directory."""
 
+    has_names = True  # containers find each other by name
+
     def __init__(self, root: RootDir) -> None:
         self._root = root
 
@@ -84,6 +86,8 @@ class KernelNetworks:
 
 class FakeNetworks(KernelNetworks):
     """Without links: records alone. The processes of fake containers are on the host's own network."""
+
+    has_names = False
 
     def check(self, driver: str, *, dns: bool) -> None:
         pass

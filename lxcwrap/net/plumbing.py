@@ -62,12 +62,13 @@ def ensure_network(net: Rtnetlink, network: Network, run: str) -> None:
         return
     with locked(f"{run}/networks.lock"):
         if not link_is_up(network["bridge"]):
-            Firewall(os.path.dirname(run)).network_added(network)
-            _make_bridge(net, network)
+            root = os.path.dirname(run)
+            Firewall(root).network_added(network)
+            _make_bridge(net, network, root)
 
 
-def _make_bridge(net: Rtnetlink, network: Network) -> None:
-    """What a killed process has made of it stays."""
+def _make_bridge(net: Rtnetlink, network: Network, root: str) -> None:
+    """What a killed process has made of it stays. root: the directory it belongs to, for who wonders."""
     name, mac = network["bridge"], bytes.fromhex("02" + network["id"][:10]).hex(":")
     with suppress(FileExistsError):
         net.apply(links.bridge(name, mtu=network["mtu"], mac=mac, up=False))
@@ -76,7 +77,8 @@ def _make_bridge(net: Rtnetlink, network: Network) -> None:
     for subnet, gateway in _subnets(network):
         with suppress(FileExistsError):
             net.apply(links.address(index, _with_length(gateway, subnet)))
-    net.apply(links.change(index, up=True))
+    # Up in the end: then it is complete.
+    net.apply(links.label(index, root), links.change(index, up=True))
 
 
 def remove_network(net: Rtnetlink, network: Network, run: str, *, last: bool) -> None:
@@ -136,18 +138,21 @@ def _plug(net: Rtnetlink, inside: Rtnetlink, netns_fd: int, wire: Wire) -> None:
     facts: dict[str, Any] = {"netns_fd": netns_fd, "mtu": network["mtu"], "mac": wire["mac"]}
     if network["driver"] == "bridge":
         link = wire["link"]
-        request = links.veth(link, name, master=net.index(network["bridge"]), **facts)
+        request = links.veth(link, name, master=net.index(network["bridge"]), up=False, **facts)
         try:
             net.apply(request)
         except FileExistsError:  # that of the last run, which the kernel has not removed yet
             _discard(net, link)
             net.apply(request)
-        net.apply(links.port(link, hairpin=True, isolated=network["isolated"]))
+        port = links.port(link, hairpin=True, isolated=network["isolated"])
+        net.apply(port, links.without_link_local(link), links.change(link, up=True))
     else:
         net.apply(links.macvlan(name, net.index(network["parent"]), **facts))
     index = inside.index(name)
     own = [(wire["ip"], network["subnet"]), (wire["ip6"], network["subnet6"])]
     inside.apply(*(links.address(index, _with_length(*pair)) for pair in own if pair[0]))
+    if not wire["ip6"]:
+        inside.apply(links.without_link_local(index))
     _bring_up(inside, index)
 
 
