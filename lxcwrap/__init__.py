@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from .results import HealthResult as HealthResult
     from .results import ImageUsage as ImageUsage
     from .results import LogLine as LogLine
+    from .results import Pressure as Pressure
     from .results import Process as Process
     from .results import Pruned as Pruned
     from .results import Stats as Stats
@@ -127,7 +128,7 @@ _HOME = {
     "progress": "StepFinished StepOutput StepStarted TransferProgress",
     "registry.credentials": "Credentials",
     "results": """
-        Change Completed DiskUsage FileStat Health HealthResult ImageUsage LogLine Process Pruned Stats
+        Change Completed DiskUsage FileStat Health HealthResult ImageUsage LogLine Pressure Process Pruned Stats
     """,
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
     "volume": "Volume",

@@ -438,6 +438,13 @@ class Container:
         run = self._require("take statistics of", State.RUNNING, State.PAUSED)
         return read(self._machinery.cgroups, self._id, run.run["init_pid"])
 
+    def stats_stream(self, *, interval_s: float = 1.0) -> Iterator[Stats]:
+        """What it uses now, and again after each interval, with `Stats.cpu_share`; ends with the container.
+        Raises WrongStateError when it does not run."""
+        from .stats import stream
+
+        return stream(self.stats, interval_s)
+
     def top(self) -> tuple[Process, ...]:
         """Its processes now, PID 1 first. Raises WrongStateError when it does not run."""
         from .stats import processes

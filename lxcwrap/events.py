@@ -136,8 +136,9 @@ def _generate(
         while True:
             for line in lines.read():
                 event = names.event(line)
-                is_new = since is None or event.time >= since
-                if is_new and container_id in (None, event.container_id):
+                if event is None or (since is not None and event.time < since):
+                    continue
+                if container_id in (None, event.container_id):
                     yield event
             remaining_s = None if deadline is None else deadline - time.monotonic()
             if not follow or (remaining_s is not None and remaining_s <= 0):
@@ -152,8 +153,14 @@ class _Names:
         rows = machinery.state.connection.execute("SELECT id, name FROM containers")
         self._names: dict[str, str] = {row["id"]: row["name"] for row in rows}
 
-    def event(self, line: bytes) -> Event:
-        facts: dict[str, Any] = json.loads(line)
+    def event(self, line: bytes) -> Event | None:
+        """None: a full disk cut it off, or it is of a kind that a newer version knows."""
+        try:
+            facts: dict[str, Any] = json.loads(line)
+        except ValueError:
+            return None
+        if facts["kind"] not in _KINDS:
+            return None
         kind, container_id = facts.pop("kind"), facts.pop("id")
         moment = datetime.fromtimestamp(facts.pop("time"), UTC)
         if "name" in facts:

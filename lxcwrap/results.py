@@ -45,10 +45,21 @@ class LogLine(NamedTuple):
 
 
 @frozen(kw_only=True)
+class Pressure:
+    """Share of the last ten seconds, 0 to 1, in which some of its processes waited for what is named."""
+
+    cpu: float
+    memory: float
+    io: float
+
+
+@frozen(kw_only=True)
 class Stats:
     """What a container uses now. Sizes in bytes, times in seconds, counters since it started.
 
     memory_usage counts page cache too; memory_working_set is without the part the kernel can drop at once.
+    rx_bytes, tx_bytes: of its network, without loopback. cpu_share: processors' worth of time since the value
+    before, in a stream. pressure: None on hosts with cgroup v1.
     """
 
     time: datetime
@@ -68,6 +79,8 @@ class Stats:
     write_bytes: int
     rx_bytes: int
     tx_bytes: int
+    cpu_share: float | None = None
+    pressure: Pressure | None = None
 
 
 class HealthResult(NamedTuple):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
+from attrs import evolve
+
 from .drivers import procfs
+from .drivers.cgroup_files import PRESSURES
 from .drivers.protocols import Cgroups
+from .errors import ContainerNotFoundError, InvalidSpecError, WrongStateError
 from .ids import IdMap
-from .results import Process, Stats
+from .results import Pressure, Process, Stats
 
 
 def read(cgroups: Cgroups, container_id: str, init_pid: int) -> Stats:
@@ -33,7 +39,36 @@ def read(cgroups: Cgroups, container_id: str, init_pid: int) -> Stats:
         write_bytes=figure["write_bytes"],
         rx_bytes=received,
         tx_bytes=sent,
+        pressure=_pressure(raw),
     )
+
+
+def _pressure(raw: Mapping[str, int | None]) -> Pressure | None:
+    shares = {name: raw.get(f"{name}_pressure") for name in PRESSURES}
+    found = {name: share / 1e4 for name, share in shares.items() if share is not None}
+    return Pressure(**found) if len(found) == len(PRESSURES) else None
+
+
+def stream(look: Callable[[], Stats], interval_s: float) -> Iterator[Stats]:
+    """A value now and after each interval, until it does not run any more: then `look` says so."""
+    if not interval_s > 0:
+        raise InvalidSpecError(f"interval_s={interval_s!r}: must be greater than zero")
+
+    def generate(before: Stats) -> Iterator[Stats]:
+        yield before
+        while True:
+            time.sleep(interval_s)
+            try:
+                now = look()
+            except (FileNotFoundError, ContainerNotFoundError, WrongStateError):
+                return
+            passed_s = (now.time - before.time).total_seconds()
+            share = (now.cpu_s - before.cpu_s) / passed_s if passed_s > 0 else 0.0
+            # Less than before: it was started anew.
+            yield evolve(now, cpu_share=max(0.0, share))
+            before = now
+
+    return generate(look())
 
 
 def oom_kills(cgroups: Cgroups, container_id: str) -> int:

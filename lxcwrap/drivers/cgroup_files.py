@@ -121,6 +121,8 @@ def _or(value: int | None, none: str) -> str:
 
 # --- statistics ---
 
+PRESSURES = ("cpu", "memory", "io")
+
 Read = Callable[[str, str], str]
 """(controller, file) -> the text, empty where the machine has no such file."""
 
@@ -168,7 +170,15 @@ def stats_v2(read: Read) -> dict[str, int | None]:
         "pids_limit": _limit(read("pids", "pids.max")),
         "read_bytes": sum(int(value) for key, _, value in words if key == "rbytes"),
         "write_bytes": sum(int(value) for key, _, value in words if key == "wbytes"),
+        **{f"{what}_pressure": _pressure(read(what, f"{what}.pressure")) for what in PRESSURES},
     }
+
+
+def _pressure(text: str) -> int | None:
+    """Ten thousandths of the last ten seconds in which some process waited; None where the kernel does not
+    count (Linux: accounting/psi.rst)."""
+    average = text.partition("some avg10=")[2].partition(" ")[0]
+    return round(float(average) * 100) if average else None
 
 
 def pairs(text: str) -> dict[str, int]:
