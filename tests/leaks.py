@@ -137,6 +137,7 @@ def _rows(root: Path) -> Iterator[str]:
     state = sqlite3.connect(f"file:{root}/state.db?mode=ro", uri=True)
     try:
         tables = {"containers": "id, name, phase", "images": "id", "tags": "reference", "volumes": "name"}
+        tables |= {"networks": "id, name", "endpoints": "container_id, network_id, ip"}
         for table, columns in tables.items():
             for row in state.execute(f"SELECT {columns} FROM {table}"):
                 yield f"row in {table}: {' '.join(row)}"

@@ -93,6 +93,27 @@ def test_connect_meets_a_start(host: Host, front: Network) -> None:
             assert str(endpoint.ip) in container.exec(["ip", "addr", "show", "eth0"]).stdout
 
 
+def test_connects_at_once(host: Host, make: Make) -> None:
+    """Of one container: each has an interface of its own, and of two to one network one is refused."""
+    networks = [make() for _ in range(4)]
+
+    def connect(network: Network) -> bool:
+        try:
+            network.connect(container)
+            return True
+        except InvalidSpecError:
+            return False
+
+    with launch(host) as container, ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(connect, networks * 2)) == 4
+        assert interfaces(container) == {"lo", "eth0", "eth1", "eth2", "eth3"}
+        assert {endpoint.interface for endpoint in container.networks.values()} == interfaces(container) - {
+            "lo"
+        }
+        list(pool.map(lambda network: network.disconnect(container), networks))
+        assert interfaces(container) == {"lo"}
+
+
 # --- many at once ---------------------------------------------------------------------------------------
 
 
