@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lxcwrap.drivers import cgroup_files, cgroup_limits, cgroupfs
-from lxcwrap.drivers.cgroup_files import Write, plan_v1, plan_v2, previous
+from lxcwrap.drivers.cgroup_files import Write, plan_v1, plan_v2, previous, stats_v2
 from lxcwrap.drivers.cgroups import CgroupHost, LimitError, MissingController
 
 ID = "ab" * 32
@@ -573,10 +573,21 @@ def test_loop_and_memory_disks_are_no_disks(block: Path) -> None:
 # --- statistics and states ---
 
 
+def test_pressure_is_read_where_the_kernel_counts_it() -> None:
+    """The average of ten seconds, of "some", as ten thousandths."""
+    text = "some avg10=12.34 avg60=1.00 avg300=0.00 total=5\nfull avg10=1.00 avg60=0.00 avg300=0.00 total=1\n"
+    files = {"cpu.pressure": text, "memory.pressure": text.replace("12.34", "0.00")}
+    found = stats_v2(lambda _, file: files.get(file, ""))
+    assert [found[f"{what}_pressure"] for what in ("cpu", "memory", "io")] == [1234, 0, None]
+
+
 def test_statistics_are_the_same_on_both(kernel: FakeKernel, host: CgroupHost) -> None:
     """v1 and v2 say the same in other units and words."""
     host.prepare(ID, {"memory": 1 << 30})
-    assert host.read_stats(ID) == {
+    found = host.read_stats(ID)
+    for what in ("cpu", "memory", "io"):  # of v2 alone
+        assert found.pop(f"{what}_pressure", None) is None
+    assert found == {
         **{"cpu_ns": 5_000_000_000, "cpu_user_ns": 3_000_000_000, "cpu_system_ns": 2_000_000_000},
         **{"throttled_ns": 7_000_000, "memory_usage": 10_000_000, "memory_inactive_file": 4_000_000},
         **{"memory_peak": 20_000_000, "memory_limit": 1 << 30, "swap_usage": 3, "oom_kills": 2},
