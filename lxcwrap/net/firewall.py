@@ -107,14 +107,21 @@ class Firewall:
         with self._locked(fcntl.LOCK_EX):
             if os.path.exists(self._unsure):
                 self._replace(recorded())
-            os.close(os.open(self._unsure, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            self._be_unsure()
             try:
                 yield
             except Exception:
                 self._replace(recorded())
                 os.unlink(self._unsure)
                 raise
+            if os.stat(self._unsure).st_size:
+                self._replace(recorded())
             os.unlink(self._unsure)
+
+    def _be_unsure(self, why: bytes = b"") -> None:
+        fd = os.open(self._unsure, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        os.write(fd, why)
+        os.close(fd)
 
     @property
     def _unsure(self) -> str:
@@ -245,6 +252,7 @@ class Firewall:
             _kernel().run(text)
         except FileNotFoundError:  # the host has booted, or another program has flushed all rules
             _kernel().run(self.tables.create() + text)
+            self._be_unsure(b"flushed")  # what others need is missing still
 
     def remove(self, parts: Sequence[Part]) -> None:
         if parts:
