@@ -319,9 +319,7 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
 
 def _resize_disk(machinery: Machinery, container_id: str, spec: ContainerSpec, size: int) -> None:
     if spec.limits.disk is None:
-        raise UnsupportedError(
-            f"{spec.name} was made without a limit of its disk", "make it anew with disk="
-        )
+        raise UnsupportedError(f"{spec.name} was made without a limit of its disk", "make it anew with disk=")
     sized.resize(machinery.bundle(container_id) / "disk", size, f"the disk of {spec.name}")
 
 

@@ -84,11 +84,11 @@ def _finish(build: Building, text: str) -> None:
 
 def _build(build: Building, host: Host) -> None:
     """With the lines of all its threads counted."""
-    threading.settrace(sys.gettrace())  # type: ignore[arg-type]  # it may be None
+    threading.settrace(sys.gettrace())
     try:
         host.images.build(build.context, tags=["app:1"])
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]  # as it was
+        threading.settrace(None)
 
 
 @texts

@@ -219,7 +219,7 @@ def test_subnets_that_are_in_use_are_refused(host: Host, front: Network) -> None
         host.networks.create(front.name)
     for wrong in ({"driver": "macvlan"}, {"parent": "lo"}, {"mtu": 10}, {"gateway": "10.0.0.1"}):
         with pytest.raises(InvalidSpecError):
-            host.networks.create("refused", **wrong)  # type: ignore[arg-type]
+            host.networks.create("refused", **wrong)
     assert "refused" not in host.networks
 
 
