@@ -128,7 +128,8 @@ _HOME = {
     "progress": "StepFinished StepOutput StepStarted TransferProgress",
     "registry.credentials": "Credentials",
     "results": """
-        Change Completed DiskUsage FileStat Health HealthResult ImageUsage LogLine Pressure Process Pruned Stats
+        Change Completed DiskUsage FileStat Health HealthResult ImageUsage LogLine Pressure Process Pruned
+        Stats
     """,
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
     "volume": "Volume",
