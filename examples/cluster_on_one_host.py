@@ -12,7 +12,7 @@ from functools import partial
 
 from lxcwrap import Container, Host, Limits, Network, ready
 
-IMAGE = "debian-etcd:bookworm"
+BASE, IMAGE = "debian-base:bookworm", "debian-etcd:bookworm"
 ETCDCTL = ["etcdctl", "--command-timeout=3s"]
 PEERS = 2380
 TIMEOUT_S = 30.0
@@ -100,12 +100,18 @@ def try_put(node: Container, key: str, value: str) -> bool:
     return node.exec([*ETCDCTL, "put", key, value], check=False).exit_code == 0
 
 
+def make_image(host: Host) -> None:
+    if BASE not in host.images:
+        print(f"making {BASE} from packages, once ...")
+        host.images.bootstrap(BASE, suite="bookworm")
+    install = "apt-get install --yes --no-install-recommends etcd-server etcd-client"
+    host.images.build_steps(BASE).run(f"apt-get update && {install}").build(tags=[IMAGE], network="host")
+
+
 @contextmanager
 def empty_cluster(host: Host) -> Iterator[Cluster]:
     """Removed at the end, as what an earlier run may have left is before."""
-    if IMAGE not in host.images:
-        print(f"making {IMAGE} from packages, once ...")
-        host.images.bootstrap(IMAGE, suite="bookworm", packages=["etcd-server", "etcd-client"])
+    make_image(host)
     remove(host)
     try:
         yield Cluster(host, host.networks.create("store", internal=True))
@@ -124,20 +130,20 @@ def main() -> None:
     with Host() as host, empty_cluster(host) as cluster:
         for number in range(1, 6):
             cluster.add_node()
-            cluster.put(f"of {number}", "nodes", by=cluster.nodes[-1])
+            cluster.put(f"with {number}", "nodes", by=cluster.nodes[-1])
             print(f"{cluster.nodes[-1].name} was added")
         cluster.check()
         first, second, third, *_ = cluster.nodes
 
         print(f"{second.name} is frozen")
         second.pause()
-        cluster.put("during", "the freeze", by=first)
+        cluster.put("during the freeze", "nodes", by=first)
         second.unpause()
         cluster.check()
 
         print(f"{first.name} and {second.name} are cut off from the others")
         with cluster.network.partition([first, second]):
-            cluster.put("during", "the partition", by=third)
+            cluster.put("during the partition", "nodes", by=third)
             print(f"  the lesser part takes changes: {try_put(first, 'lost', 'for ever')}")
         cluster.check()
 
@@ -145,7 +151,7 @@ def main() -> None:
         print(f"{leader.name}, which leads, is killed")
         leader.kill()
         cluster.nodes.remove(leader)
-        cluster.put("after", "the crash", by=cluster.nodes[0])
+        cluster.put("after the crash", "nodes", by=cluster.nodes[0])
         cluster.check()
 
         print(f"{leader.name} is started again")

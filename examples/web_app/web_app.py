@@ -20,26 +20,21 @@ from urllib.request import urlopen
 from lxcwrap import Container, Endpoint, Host, Limits, Mount, Port, RestartPolicy, ready
 
 HERE = Path(__file__).parent
-BASES = {
-    "debian-postgresql:bookworm": ["postgresql"],
-    "debian-gunicorn:bookworm": ["gunicorn", "python3-psycopg2"],
-    "debian-nginx:bookworm": ["nginx-light"],
-}
+BASE = "debian-base:bookworm"
 SCHEMA = "CREATE TABLE IF NOT EXISTS entries (id serial PRIMARY KEY, text text NOT NULL)"
 
 
 def make_images(host: Host) -> None:
-    """The bases from packages, once; the rest at each change of the files beside this one."""
+    """The base once, and the others at each change of the files beside this one."""
+    if BASE not in host.images:
+        print(f"making {BASE} from packages, once ...")
+        host.images.bootstrap(BASE, suite="bookworm")
 
-    def bootstrap(name: str) -> None:
-        if name not in host.images:
-            print(f"making {name} from packages, once ...")
-            host.images.bootstrap(name, suite="bookworm", packages=BASES[name])
+    def build(service: str) -> None:
+        host.images.build(HERE, target=service, tags=[f"guests-{service}"], network="host")
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(bootstrap, BASES))
-    for service in ("database", "application", "front"):
-        host.images.build(HERE, target=service, tags=[f"guests-{service}"])
+        list(pool.map(build, ("database", "application", "front")))
 
 
 class Site:
@@ -77,7 +72,7 @@ class Site:
             network={"guests-inner": Endpoint(aliases=["database"])},
             mounts=[Mount.volume("guests-data", "/var/lib/postgresql"), Mount.tmpfs("/run/postgresql")],
         )
-        database.start().wait_ready(ready.tcp(5432))
+        database.start().wait_ready(ready.command(["pg_isready", "--quiet"]))
         if not sql(database, "SELECT 1 FROM pg_roles WHERE rolname = 'guests'"):
             sql(database, "CREATE ROLE guests LOGIN")
             sql(database, "CREATE DATABASE guests OWNER guests")
