@@ -33,6 +33,7 @@ ROLES = {
     ("executor.py", "stand_by"): "executor",
     ("undertaker.py", "bury"): "undertaker",
     ("livemounts.py", "change"): "remounter",
+    ("restarting.py", "do"): "restarter",
 }
 # In front of the ids of containers made under `known_ids`, to find their cgroups by.
 ID_PREFIX = f"fa{os.getpid():08x}"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lxcwrap import Container, Host, InvalidSpecError, RestartPolicy, StartError, State, WrongStateError
+from tests import faults
 from tests.polling import eventually
 
 
@@ -120,6 +121,21 @@ def test_who_waits_may_be_killed(forever: Container, victim: str) -> None:
     _await_backoff(forever)
     os.kill(_record(forever, "restart")["waiter"], signal.SIGKILL)
     _is_back(forever, 1)
+
+
+def test_who_waits_may_be_killed_at_any_line(fresh_host: Host) -> None:
+    """Also while it asks for the start, and when that was done: there is one restart, and one only."""
+    n, policy = 1, RestartPolicy.always()
+    with faults.armed_server(fresh_host) as (set_fault, was_struck):
+        while True:
+            set_fault("restarter", n)
+            with fresh_host.containers.launch("busybox", ["sleep", "99"], restart=policy) as container:
+                _crash(container)
+                _is_back(container, 1)
+            if not was_struck():
+                break
+            n += 6
+    assert n > 20
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
