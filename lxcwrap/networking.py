@@ -59,33 +59,34 @@ def create(
     dns = dns and driver == "bridge" and kernel.has_names
     kernel.check(driver, dns=dns)
     mtu = mtu or kernel.usual_mtu(parent)
-    with machinery.state.transaction() as change:
-        # The host's own subnet is what a macvlan is for.
-        taken = store.subnets() | (kernel.in_use() if driver == "bridge" else set())
-        own = _subnet(subnet, gateway, taken)
-        own6 = _subnet6(machinery, ipv6, taken)
-        spec = NetworkSpec(
-            driver=driver,
-            subnet=own.network,
-            gateway=own.gateway,
-            subnet6=own6.network if own6 else "",
-            gateway6=own6.gateway if own6 else "",
-            internal=internal,
-            isolated=isolated,
-            dns=dns,
-            mtu=mtu,
-            parent=parent or "",
-            labels=dict(labels or {}),
-        )
-        network_id = store.add(change, name, spec)
-    # With a row it is ours to clear, and others see its subnet.
-    try:
-        kernel.add(store.network(network_id))
-    except BaseException as error:
-        remove(machinery, network_id)
-        if isinstance(error, OSError):
-            raise KernelError(error.errno or 0, f"network {name}: {error.strerror}") from None
-        raise
+    with kernel.choosing():
+        with machinery.state.transaction() as change:
+            # The host's own subnet is what a macvlan is for.
+            taken = store.subnets() | (kernel.in_use() if driver == "bridge" else set())
+            own = _subnet(subnet, gateway, taken)
+            own6 = _subnet6(machinery, ipv6, taken)
+            spec = NetworkSpec(
+                driver=driver,
+                subnet=own.network,
+                gateway=own.gateway,
+                subnet6=own6.network if own6 else "",
+                gateway6=own6.gateway if own6 else "",
+                internal=internal,
+                isolated=isolated,
+                dns=dns,
+                mtu=mtu,
+                parent=parent or "",
+                labels=dict(labels or {}),
+            )
+            network_id = store.add(change, name, spec)
+        # With a row it is ours to clear, and others see its subnet.
+        try:
+            kernel.add(store.network(network_id))
+        except BaseException as error:
+            remove(machinery, network_id)
+            if isinstance(error, OSError):
+                raise KernelError(error.errno or 0, f"network {name}: {error.strerror}") from None
+            raise
     return network_id
 
 

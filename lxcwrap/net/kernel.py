@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 from ..drivers import link_probes, netns
@@ -17,6 +18,7 @@ from .dns import NameServers, program
 
 _ETHERNET_MTU = 1500
 _MAIN_TABLE = 254
+_CHOOSING = "/run/lxcwrap-subnets.lock"
 _probe = cache(link_probes.probe)  # what a kernel lacks it will not get
 
 
@@ -35,6 +37,11 @@ class KernelNetworks:
         if dns and program() is None:
             what = "no name server for containers (dnsmasq)"
             raise UnsupportedError(what, "apt install dnsmasq-base, or make the network with dns=False")
+
+    def choosing(self) -> AbstractContextManager[None]:
+        """Within, no other root directory of this machine chooses a subnet: from looking what is in use until
+        it is in use."""
+        return plumbing.locked(_CHOOSING)
 
     def in_use(self) -> set[str]:
         """All networks and addresses that the host has or routes."""
@@ -91,6 +98,9 @@ class FakeNetworks(KernelNetworks):
 
     def check(self, driver: str, *, dns: bool) -> None:
         pass
+
+    def choosing(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def in_use(self) -> set[str]:
         return set()

@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from ..drivers import links
 from ..drivers.forwarding import prepare_bridge
 from ..drivers.namespaces import link_is_up
+from ..drivers.netlink_dumps import read_addresses, read_links
+from ..drivers.netlink_messages import packed_network
 from ..drivers.rtnetlink import Rtnetlink
 from .firewall import Firewall
 
@@ -62,9 +64,30 @@ def ensure_network(net: Rtnetlink, network: Network, run: str) -> None:
         return
     with locked(f"{run}/networks.lock"):
         if not link_is_up(network["bridge"]):
+            _check_unused(net, network)
             root = os.path.dirname(run)
             Firewall(root).network_added(network)
             _make_bridge(net, network, root)
+
+
+def _check_unused(net: Rtnetlink, network: Network) -> None:
+    """OSError EADDRINUSE: while it had no bridge, its addresses have become another link's."""
+    names = {link.ifindex: link.name for link in read_links(net)}
+    for address in read_addresses(net):
+        name = names.get(address.ifindex, "")
+        for subnet, _ in _subnets(network):
+            if name != network["bridge"] and _overlap(subnet, address.interface):
+                what = f"{subnet} of network {network['name']} is in use: {address.interface} at {name}"
+                raise OSError(errno.EADDRINUSE, what)
+
+
+def _overlap(one: str, other: str) -> bool:
+    family, value, bits = packed_network(one)
+    other_family, other_value, other_bits = packed_network(other)
+    if family != other_family:
+        return False
+    shift = len(value) * 8 - min(bits, other_bits)
+    return int.from_bytes(value, "big") >> shift == int.from_bytes(other_value, "big") >> shift
 
 
 def _make_bridge(net: Rtnetlink, network: Network, root: str) -> None:

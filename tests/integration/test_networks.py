@@ -283,3 +283,30 @@ def test_a_full_network(host: Host, make: Make) -> None:
         with pytest.raises(ExhaustedError):
             host.containers.run("busybox", ["true"], network=network)
     host.containers.run("busybox", ["true"], network=network)
+
+
+def test_a_subnet_that_another_has_taken_meanwhile(host: Host, make: Make) -> None:
+    """While the network had no bridge: it is not used a second time."""
+    network, link = make(subnet="10.87.60.0/24"), f"lxwt{os.getpid()}"
+    subprocess.run(["ip", "link", "delete", str(network.bridge)], check=True)
+    subprocess.run(["ip", "link", "add", link, "type", "bridge"], check=True)
+    try:
+        subprocess.run(["ip", "addr", "add", "10.87.60.128/25", "dev", link], check=True)
+        with pytest.raises(StartError):
+            host.containers.run("busybox", ["true"], network=network)
+    finally:
+        subprocess.run(["ip", "link", "delete", link], check=True)
+    host.containers.run("busybox", ["true"], network=network)
+
+
+def test_root_directories_choose_different_subnets(host: Host, fresh_host: Host) -> None:
+    """Also at once."""
+    hosts, made = (host, fresh_host), list[Network]()
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(hosts[n % 2].networks.create, f"many-{os.getpid()}-{n}") for n in range(8)]
+        made += [task.result() for task in tasks]
+    try:
+        assert len({network.subnet for network in made}) == len(made)
+    finally:
+        for network in made:
+            network.remove()
