@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import socket
+import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from core import Bench, milliseconds, quietly
 
-from lxcwrap import Container, Host, Network
+from lxcwrap import Container, Host, Network, Port
 
 BRIDGE, SUBNET = "lxwbench", "10.111.77"
 COUNT, THREADS = 200, 4
@@ -68,6 +73,47 @@ class NetworkBench(Bench):
             median, worst = sorted(found)[len(found) // 2], max(found)
             self.say(f"{what} while it runs", f"{median:8.2f} ms   worst {worst:.2f} ms (at most 10 ms)")
 
+    def publish(self) -> None:
+        """All addresses: with a process for ::1; 127.0.0.1: by the kernel alone."""
+        for host_ip in ("", "127.0.0.1"):
+            with self.host.containers.launch("busybox", ["sleep", "1000"], network=self.network) as container:
+                times: dict[str, list[float]] = {"publish": [], "unpublish": []}
+                port = Port(80, host_ip=host_ip)
+                for _ in range(self.runs):
+                    times["publish"].append(milliseconds(lambda: container.publish(port)))  # noqa: B023
+                    times["unpublish"].append(milliseconds(lambda: container.unpublish(port)))  # noqa: B023
+            for what, found in times.items():
+                median, worst = sorted(found)[len(found) // 2], max(found)
+                label = f"{what} at {host_ip or 'all addresses'}"
+                self.say(label, f"{median:8.2f} ms   worst {worst:.2f} ms (at most 10 ms)")
+
+    def names(self) -> None:
+        """By the host, of a network's name server: the first query of a new container, and later ones."""
+        first: list[float] = []
+        for number in range(self.runs):
+            name = f"name{number}"
+            with self.host.containers.launch("busybox", ["sleep", "9"], name=name, network=self.network):
+                first.append(milliseconds(partial(ask, self.network.gateway, name)))
+                later = [milliseconds(partial(ask, self.network.gateway, name)) for _ in range(100)]
+        self.say("first answer of a name", f"{sorted(first)[len(first) // 2]:8.2f} ms")
+        self.say("answer of a name", f"{sorted(later)[50]:8.2f} ms   (at most 1 ms)")
+
+    def throughput(self) -> None:
+        """TCP from a container to another on one network, beside the same by hand."""
+        own, bare = [], []
+        with (
+            self.host.containers.launch("busybox", ["sleep", "1000"], network=self.network) as one,
+            self.host.containers.launch("busybox", ["sleep", "1000"], network=self.network) as other,
+            by_hand() as (here, there),
+        ):
+            namespaces = [f"/proc/{container.init_pid}/ns/net" for container in (one, other)]
+            for _ in range(max(3, self.runs // 4)):
+                own.append(gbits(namespaces[0], namespaces[1], str(other.ip)))
+                bare.append(gbits(here, there, HAND_IP))
+        ours, floor = (sorted(found)[len(found) // 2] for found in (own, bare))
+        ratio = f"{ours / floor:.2f} x (at least 0.95)"
+        self.say("TCP between containers / by hand", f"{ours:8.2f} Gbit/s   floor {floor:.2f}   {ratio}")
+
     def many(self) -> None:
         """Start time is to stay flat: the first and the last fifty are compared."""
         made: list[tuple[float, Container]] = []
@@ -98,7 +144,66 @@ class NetworkBench(Bench):
             container.remove(force=True)
 
 
-MEASURES = ("run", "plain", "connect", "many")
+def ask(server: str, name: str) -> None:
+    """Until the name server has an answer."""
+    label = bytes([len(name)]) + name.encode()
+    question = struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + label + b"\0" + struct.pack(">HH", 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((server, 53))
+        while True:
+            client.send(question)
+            if struct.unpack_from(">H", client.recv(512), 6)[0]:
+                return
+
+
+@contextmanager
+def by_hand() -> Iterator[tuple[str, str]]:
+    """Two namespaces on a bridge, as made by hand: their paths."""
+    bridge, names = "lxwbenchb", ("lxwbencha", "lxwbenchc")
+    quietly(["ip", "link", "add", bridge, "type", "bridge"])
+    quietly(["ip", "link", "set", bridge, "up"])
+    try:
+        for number, name in enumerate(names, start=1):
+            quietly(["ip", "netns", "add", name])
+            link = f"lxwbench{number}"
+            quietly(["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name])
+            quietly(["ip", "link", "set", link, "master", bridge, "up"])
+            inside = ["ip", "-n", name]
+            quietly([*inside, "addr", "add", f"{HAND_IP.rpartition('.')[0]}.{number}/24", "dev", "eth0"])
+            quietly([*inside, "link", "set", "eth0", "up"])
+        yield f"/run/netns/{names[0]}", f"/run/netns/{names[1]}"
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+        quietly(["ip", "link", "del", bridge])
+
+
+def gbits(sender: str, receiver: str, address: str) -> float:
+    """Of TCP between processes of two namespaces, in a second."""
+    take = f"nsenter --net={receiver} {sys.executable} -c".split()
+    server = subprocess.Popen([*take, RECEIVE], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    server.stdout.readline()
+    quietly([*f"nsenter --net={sender} {sys.executable} -c".split(), SEND, address])
+    return int(server.communicate()[0]) * 8 / 1e9
+
+
+HAND_IP = "10.111.78.2"
+RECEIVE = """
+import socket
+server = socket.create_server(("", 5201)); print(flush=True)
+connection, _ = server.accept()
+buffer, total = bytearray(1 << 20), 0
+while count := connection.recv_into(buffer): total += count
+print(total)
+"""
+SEND = """
+import socket, sys, time
+connection, data = socket.create_connection((sys.argv[1], 5201)), bytes(1 << 20)
+end = time.monotonic() + 1
+while time.monotonic() < end: connection.sendall(data)
+"""
+MEASURES = ("run", "plain", "connect", "publish", "names", "throughput", "many")
 
 
 def main() -> None:

@@ -14,7 +14,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+from lxcwrap.drivers.nftables import Nftables
+from lxcwrap.net.firewall import Firewall
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
@@ -32,6 +36,7 @@ def snapshot(base: Path) -> frozenset[str]:
     traces += _processes(base)
     traces += _loop_devices(base)
     traces += _network_namespaces()
+    traces += _rules(base)
     traces += _descriptors()  # after _rows: SQLite may keep what it opened there for the next time
     traces += (f"thread {thread.name}" for thread in threading.enumerate())
     return frozenset(traces)
@@ -121,6 +126,26 @@ def _loop_devices(base: Path) -> Iterator[str]:
 
 def _network_namespaces() -> Iterator[str]:
     return (f"network namespace {path}" for path in Path("/run/netns").glob("*"))
+
+
+def _rules(base: Path) -> Iterator[str]:
+    """Tables of the firewall, and what is in their sets and maps."""
+    names = {Firewall(root).tables.name: root for root in base.iterdir()}
+    tables = [item["table"] for item in _nftables().query("list tables") if "table" in item]
+    for table in tables:
+        if root := names.get(table["name"]):
+            where = f"{table['family']} {table['name']}"
+            yield f"firewall table {where} of {root}"
+            for item in _nftables().query(f"list table {where}"):
+                found = item.get("set") or item.get("map") or {}
+                yield from (
+                    f"firewall element {where} {found['name']} {each}" for each in found.get("elem", ())
+                )
+
+
+@cache
+def _nftables() -> Nftables:
+    return Nftables()
 
 
 def _descriptors() -> Iterator[str]:
