@@ -79,9 +79,7 @@ def _links(host: Host) -> set[str]:
         links = read_links(net)
     names = {row["bridge"] for row in host._machinery.state.connection.execute("SELECT bridge FROM networks")}
     bridges = {link.ifindex for link in links if link.name in names}
-    known = {str(link.name) for link in links if link.ifindex in bridges or link.master in bridges}
-    strays = {link.name for link in links if link.name.startswith("lxv") and not link.master}
-    return known | strays
+    return {link.name for link in links if link.ifindex in bridges or link.master in bridges}
 
 
 def _recorded(host: Host) -> set[str]:
