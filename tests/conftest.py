@@ -109,7 +109,9 @@ def fresh_root(roots: Path) -> Iterator[Path]:
     root = Path(tempfile.mkdtemp(prefix="fresh-", dir=roots))
     root.chmod(0o711)  # the containers' root must get through
     yield root
-    Host(root).close(stop_server=True)
+    with Host(root) as host:
+        host.networks.prune()  # their links would stay
+        host.close(stop_server=True)
     shutil.rmtree(root)
 
 
