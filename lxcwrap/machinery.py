@@ -26,7 +26,7 @@ from .storage.layers import LayerStore
 from .storage.root import RootDir
 from .storage.state import State
 from .storage.volumes import VolumeStore
-from .supervisor import wiring
+from .supervisor import forwarder, wiring
 from .supervisor.client import Supervisor
 from .supervisor.records import Records
 from .supervisor.undertaker import bury, forget_record, is_settled
@@ -109,6 +109,7 @@ class Machinery:
         for row in rows.values():
             if row["phase"] == "created":
                 self.settle(row["id"])
+                forwarder.look_again(str(self.bundle(row["id"])))
                 with suppress(FileNotFoundError):  # removed meanwhile
                     self.records(row["id"]).sweep()
             elif start_time(row["owner_pid"]) != row["owner_start"]:

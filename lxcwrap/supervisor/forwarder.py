@@ -58,7 +58,7 @@ def serve(request: wire.Message, client: socket.socket) -> None:
         wire.send(client, {"error": str(error.strerror), "errno": error.errno})
 
 
-def look_again(bundle: str, leaving: Iterable[Forward]) -> None:
+def look_again(bundle: str, leaving: Iterable[Forward] = ()) -> None:
     """Those of the container in directory `bundle` give up what does not lead to it any more. `leaving` is
     free for others when this returns."""
     for pidfd in _processes(bundle):
