@@ -24,6 +24,7 @@ from ..drivers.netlink_dumps import read_addresses, read_links
 from ..drivers.netlink_messages import packed_network
 from ..drivers.rtnetlink import Rtnetlink
 from .firewall import Firewall
+from .names import veth_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,8 +109,17 @@ def remove_network(net: Rtnetlink, network: Network, run: str, *, last: bool) ->
     """In the kernel, if it is there. Nothing may be connected to it. last: there are no others."""
     if network["driver"] == "bridge":
         with locked(f"{run}/networks.lock"):
-            _discard(net, network["bridge"])
+            for link in (*_remains(net, network["bridge"]), network["bridge"]):
+                _discard(net, link)
             Firewall(os.path.dirname(run)).network_removed(network, last=last)
+
+
+def _remains(net: Rtnetlink, bridge: str) -> list[str]:
+    """Links of containers that have gone: a connection whose other end does not answer any more keeps the
+    namespace for up to two minutes (tcp_orphan_retries)."""
+    known = read_links(net)
+    index = next((link.ifindex for link in known if link.name == bridge), None)
+    return [link.name for link in known if link.master == index and link.name.startswith(veth_name(""))]
 
 
 def _subnets(network: Network) -> list[tuple[str, str]]:
