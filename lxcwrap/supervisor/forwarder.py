@@ -36,12 +36,16 @@ def begin(root: str, container_id: str, forwards: Iterable[Forward], monitor: in
     if not bound:
         return
     bundle, start = f"{root}/containers/{container_id}", start_time(monitor)
+    blocked = signal.pthread_sigmask(
+        signal.SIG_BLOCK, [signal.SIGHUP]
+    )  # before it can be heard it would kill
     child = os.fork()
     if child == 0:
         try:
             _serve(root, container_id, bound, monitor, start)
         finally:
             os._exit(0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     for _, server in bound:
         server.close()
     with open(f"{bundle}/{_LIST}", "a") as file:
@@ -129,6 +133,7 @@ def _serve(
     wake, wakes = socket.socketpair()
     wakes.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno())
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     _close_others([wake.fileno(), wakes.fileno(), *(server.fileno() for _, server in bound)])
     os.setsid()
     end = open_same(monitor, start)
