@@ -143,6 +143,7 @@ class Machinery:
                 Firewall(self.root.path).endpoint_removed(wire)
         with self.port_store.following(container_id) as change:
             self.network_store.release(change, container_id, network_id)
+        forwarder.look_again(str(self.bundle(container_id)))
 
     def settle(self, container_id: str) -> None:
         """Put an end on record to a run whose monitor was killed, and clear its remains. The fork-server does

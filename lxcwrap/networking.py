@@ -182,6 +182,7 @@ def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: 
             raise
         with machinery.state.transaction() as change:
             store.own(change, container_id, network_id, NOBODY)
+        forwarder.look_again(str(machinery.bundle(container_id)))
 
 
 def disconnect(machinery: Machinery, network_id: str, container_id: str) -> None:

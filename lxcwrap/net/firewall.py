@@ -324,12 +324,12 @@ def published(wires: Sequence[Wire], ports: Iterable[PortRow]) -> list[Published
 
 
 def forwarded(wires: Sequence[Wire], ports: Iterable[PortRow]) -> list[Forward]:
-    """Those at ::1. They lead to any address of the container's."""
-    address = next(iter(published_addresses(wires).values()), None)
+    """Those at ::1. They lead to any address of the container's; while it has none, nowhere: ``""``."""
+    address = next(iter(published_addresses(wires).values()), "")
     return [
         Forward(port["protocol"], port["host_port"], address, port["container_port"])
         for port in ports
-        if address and port["host_ip"] in ("", _ALL_IPV6, LOOPBACK6) and port["protocol"] in ("tcp", "udp")
+        if port["host_ip"] in ("", _ALL_IPV6, LOOPBACK6) and port["protocol"] in ("tcp", "udp")
     ]
 
 

@@ -143,15 +143,18 @@ def _serve(
     servers = {}
     for forward, server in bound:
         make = Listener if forward.protocol == "tcp" else Datagrams
-        servers[forward] = make(loop, server, (forward.address, forward.port))
+        servers[forward.protocol, forward.host_port] = make(loop, server, (forward.address, forward.port))
     firewall = Firewall(root)
 
     def look(_: int) -> None:
         wake.recv(64)
         exposed = firewall.exposed(container_id)
-        wanted = exposed.forwards if exposed else ()
-        for forward in servers.keys() - set(wanted):
-            servers.pop(forward).close()
+        wanted = {each[:2]: (each.address, each.port) for each in exposed.forwards} if exposed else {}
+        for key in tuple(servers):
+            if key in wanted:
+                servers[key].lead_to(wanted[key])
+            else:
+                servers.pop(key).close()
 
     loop.watch(wake.fileno(), select.POLLIN, look)
     loop.watch(end, select.POLLIN, lambda _: os._exit(0))

@@ -40,11 +40,15 @@ class Loop:
 
 
 class Listener:
-    """Of TCP: each connection is handed on to `target`."""
+    """Of TCP: each connection is handed on to `target`; while that has no address, to nobody."""
 
     def __init__(self, loop: Loop, server: socket.socket, target: Address) -> None:
         self._loop, self._server, self._target = loop, server, target
         loop.watch(server.fileno(), select.POLLIN, self._accept)
+
+    def lead_to(self, target: Address) -> None:
+        """Those that come from now on."""
+        self._target = target
 
     def close(self) -> None:
         """No more; those that there are go on."""
@@ -57,6 +61,8 @@ class Listener:
         except OSError:  # it has gone again, or there are no more descriptors
             time.sleep(0.01)
             return
+        if not self._target[0]:
+            return client.close()
         client.setblocking(False)
         other = socket.socket(_family(self._target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         for each in (client, other):
@@ -131,6 +137,13 @@ class Datagrams:
         self._peers: dict[Any, tuple[socket.socket, float]] = {}  # who was last heard of last comes last
         loop.watch(server.fileno(), select.POLLIN, self._receive)
 
+    def lead_to(self, target: Address) -> None:
+        """All, from now on."""
+        if target != self._target:
+            self._target = target
+            for peer in list(self._peers):
+                self._forget(peer)
+
     def close(self) -> None:
         self._loop.forget(self._server.fileno())
         self._server.close()
@@ -140,7 +153,8 @@ class Datagrams:
     def _receive(self, _: int) -> None:
         with suppress(OSError):
             data, peer = self._server.recvfrom(_CHUNK)
-            self._of(peer).send(data)
+            if self._target[0]:
+                self._of(peer).send(data)
 
     def _of(self, peer: Any) -> socket.socket:
         now = time.monotonic()
