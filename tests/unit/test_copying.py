@@ -297,7 +297,9 @@ def test_nothing_outside_is_read_or_written_while_directories_become_links(
     (victim / "sub/b").write_text("secret")
     before, copied = snapshot(victim), 0
     with flipping(root.dir / "srv/www", victim):
-        for number in range(150):
+        for number in range(3000):
+            if number >= 150 and copied:  # it may take more rounds until one comes through
+                break
             with suppress(PathError, PathNotFoundError):
                 copied += copy_in(root.open, f"{host}/dist/.", "/srv/www").files
             with suppress(PathError, PathNotFoundError):
