@@ -33,7 +33,7 @@ def overlay(plan: Plan, userns_fd: int | None, *, by_descriptors: bool | None = 
     options = ["volatile"] if plan["volatile"] else []
     if plan["volatile"]:  # the kernel refuses a second mount over a volatile upper until this is gone
         with suppress(FileNotFoundError):
-            shutil.rmtree(f"{plan.get('draft', disk)}/work/work/incompat")
+            shutil.rmtree(os.path.join(plan.get("draft", disk), "work", "work", "incompat"))
     with ExitStack() as stack:
         lowers = list(clones(stack, plan["lowers"], userns_fd))
         if plan.get("draft"):
