@@ -21,7 +21,8 @@ from .errors import (
     WrongStateError,
 )
 from .machinery import Machinery
-from .specs import Mount, State, spec_to_json
+from .specjson import spec_to_json
+from .specs import Mount, State
 from .supervisor.plan import plan_mounts
 from .supervisor.records import Record
 

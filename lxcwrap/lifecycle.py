@@ -30,7 +30,8 @@ from .errors import (
 from .execution import Streams
 from .machinery import Machinery
 from .results import Health, HealthResult
-from .specs import ContainerSpec, Limits, State, spec_from_json, spec_to_json
+from .specjson import spec_from_json, spec_to_json
+from .specs import ContainerSpec, Limits, State
 from .storage import sized
 from .supervisor import forwarder, journal, restarting, wiring
 from .supervisor.client import Conversation

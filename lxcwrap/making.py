@@ -17,7 +17,8 @@ from .drivers.seccomp import ensure_profile, init_dir
 from .errors import ImageNotFoundError, NameInUseError
 from .ids import IdMap
 from .machinery import Machinery
-from .specs import ContainerSpec, Mount, spec_to_json
+from .specjson import spec_to_json
+from .specs import ContainerSpec, Mount
 from .storage import disks, sized
 from .storage.volumes import make_nameless
 from .supervisor.entry import exec_order

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal as _signal
@@ -11,7 +10,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Literal, Protocol
 
-from attrs import Attribute, asdict, field, frozen
+from attrs import Attribute, field, frozen
 
 from .errors import InvalidSpecError
 from .netspecs import Endpoint, Port
@@ -420,31 +419,3 @@ class ContainerSpec:
             )
         if any(name.startswith("net.") for name in self.sysctls):
             raise InvalidSpecError(f"network={self.network_mode!r}: sysctls net.* would not be its own")
-
-
-def spec_to_json(spec: ContainerSpec) -> str:
-    """For the state store; `spec_from_json` reads it."""
-    return json.dumps(asdict(spec), separators=(",", ":"))
-
-
-def spec_from_json(text: str) -> ContainerSpec:
-    """What `spec_to_json` wrote, checked again."""
-    values = json.loads(text)
-    security = values.pop("security")
-    devices = tuple(Device(**device) for device in security.pop("devices"))
-    networks = values.pop("networks", {})
-    nested: dict[str, Any] = {
-        "networks": {name: Endpoint(**endpoint) for name, endpoint in networks.items()},
-        "publish": tuple(Port(**port) for port in values.pop("publish", ())),
-        "mounts": tuple(Mount(**mount) for mount in values.pop("mounts")),
-        "ulimits": tuple(Ulimit(**limit) for limit in values.pop("ulimits")),
-        "limits": Limits(**values.pop("limits")),
-        "restart": RestartPolicy(**values.pop("restart", {})),
-        "health": HealthCheck(**health) if (health := values.pop("health", None)) else None,
-        "security": Security(devices=devices, **{key: _tuple(value) for key, value in security.items()}),
-    }
-    return ContainerSpec(**{**{key: _tuple(value) for key, value in values.items()}, **nested})
-
-
-def _tuple(value: object) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -21,7 +21,7 @@ LEVELS = (
     {"netspecs"},
     {"checkedjson", "digests", "platforms", "policies", "results"},
     {"specs"},
-    {"imageconfig", "reference"},
+    {"imageconfig", "reference", "specjson"},
     {"imagechanges", "oci"},
     {"drivers"},
     {"storage"},

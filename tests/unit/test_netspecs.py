@@ -9,7 +9,8 @@ import pytest
 from lxcwrap import Endpoint, InvalidSpecError, NetworkSpec
 from lxcwrap.oci import ImageConfig
 from lxcwrap.options import check_network_name, make_spec
-from lxcwrap.specs import ContainerSpec, spec_from_json, spec_to_json
+from lxcwrap.specjson import spec_from_json, spec_to_json
+from lxcwrap.specs import ContainerSpec
 
 
 class Front:

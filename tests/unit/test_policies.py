@@ -10,7 +10,8 @@ import pytest
 from lxcwrap import HealthCheck, InvalidSpecError, RestartPolicy
 from lxcwrap.oci import Healthcheck, ImageConfig
 from lxcwrap.options import make_spec
-from lxcwrap.specs import ContainerSpec, spec_from_json, spec_to_json
+from lxcwrap.specjson import spec_from_json, spec_to_json
+from lxcwrap.specs import ContainerSpec
 from lxcwrap.supervisor import restarting
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lxcwrap.errors import InvalidSpecError
+from lxcwrap.specjson import spec_from_json, spec_to_json
 from lxcwrap.specs import (
     ContainerSpec,
     check_argv,
@@ -17,8 +18,6 @@ from lxcwrap.specs import (
     check_name,
     parse_signal,
     parse_size,
-    spec_from_json,
-    spec_to_json,
 )
 from tests import spec_strategies as some
 
