@@ -6,6 +6,7 @@ import ctypes.util
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -49,7 +50,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
     usable = roomy and not os.statvfs(memory).f_flag & os.ST_NOEXEC
     parent = memory if usable else tmp_path_factory.getbasetemp()
-    base = Path(tempfile.mkdtemp(prefix=leaks.PREFIX, dir=parent))
+    # Not by tempfile: to podman and buildah a path is a reference too, where "-_" and a final "_" are wrong.
+    base = parent / f"{leaks.PREFIX}{uuid.uuid4().hex[:8]}"
+    base.mkdir()
     for directory in (base, *base.parents):
         if not directory.stat().st_mode & 0o001:
             directory.chmod(directory.stat().st_mode | 0o011)  # the containers' root must get through

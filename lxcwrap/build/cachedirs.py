@@ -12,11 +12,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import Event
 
+from ..drivers.filesystem import rename_new
 from ..storage.layers import LayerStore
 from .mounts import Sharing
 from .step import BuildCancelled
@@ -92,11 +93,8 @@ def _opened(path: Path, layers: LayerStore, fill: Callable[[Path], object]) -> i
 def _make(path: Path, layers: LayerStore, fill: Callable[[Path], object]) -> None:
     with layers.draft(None) as draft:
         fill(draft.layer)
-        try:
-            draft.layer.rename(path)
-        except OSError:
-            if not path.is_dir():  # else another was faster
-                raise
+        with suppress(FileExistsError):  # another was faster
+            rename_new(str(draft.layer), str(path))
 
 
 def _try_lock(fd: int, kind: int) -> bool:

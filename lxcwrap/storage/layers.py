@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..digests import Digest
+from ..drivers.filesystem import rename_new
 from ..drivers.paths import syncfs
 from ..errors import DigestMismatchError, FormatError, KernelError
 from ..oci import OCI_LAYER
@@ -145,11 +146,8 @@ class LayerStore:
     def _keep(self, directory: Path, chain_id: str) -> None:
         final = self.path(chain_id)
         os.setxattr(directory, _UNSYNCED, _boot_id())
-        try:
-            directory.rename(final)
-        except OSError:
-            if not final.is_dir():  # else another was faster, and has the same
-                raise
+        with suppress(FileExistsError):  # another was faster, and has the same
+            rename_new(str(directory), str(final))
 
     def remove(self, chain_id: str) -> None:
         """Delete the layer, which no container may use; nothing happens if there is none."""

@@ -7,8 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +27,8 @@ TRANSPORT = {"oci-dir": "oci", "oci": "oci-archive", "docker": "docker-archive"}
 
 @pytest.fixture
 def space(roots: Path) -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="x-", dir=roots))
-    path.chmod(0o711)
+    path = roots / uuid.uuid4().hex[:8]  # a part of a reference, to podman and buildah
+    path.mkdir()
     yield path
     shutil.rmtree(path)
 

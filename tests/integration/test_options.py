@@ -175,7 +175,7 @@ def test_sysctls(host: Host) -> None:
 def test_extra_hosts(host: Host) -> None:
     """Found by name."""
     hosts = {"db": "10.1.2.3", "six.example.org": "fd00::1"}
-    assert says(host, "grep -E 'db|six' /etc/hosts", extra_hosts=hosts).split() == [
+    assert says(host, "grep -wE 'db|six' /etc/hosts", extra_hosts=hosts).split() == [
         "10.1.2.3", "db", "fd00::1", "six.example.org"]  # fmt: skip
 
 

@@ -16,11 +16,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import zstandard
 
+from lxcwrap.build.cachedirs import cache_directory
 from lxcwrap.errors import ContentError, DigestMismatchError, FormatError
 from lxcwrap.storage import layers
 from lxcwrap.storage.blobs import BlobStore
@@ -291,6 +294,29 @@ def test_threads_unpack_the_same_layer(store: LayerStore) -> None:
     assert found == [store.path(ID)] * 8
     check(store.path(ID))
     assert leftovers(store) == [ID[7:]]
+
+
+def test_a_layer_is_not_replaced(store: LayerStore) -> None:
+    """The second of two who make it at once drops what it has, also if the first one's is empty."""
+    with store.draft(None) as first, store.draft(None) as second:
+        store.keep(first, ID)
+        there = store.path(ID).stat()
+        store.keep(second, ID)
+        assert os.path.samestat(there, store.path(ID).stat())
+
+
+def test_a_cache_directory_is_not_replaced(store: LayerStore, base: Path) -> None:
+    """Who makes one at the same time, and has it later, takes the first one's, which is locked by then."""
+    path = base / "mounts"
+    took = partial(cache_directory, path, "one", layers=store, sharing="private", cancelled=threading.Event())
+    holding = ExitStack()
+
+    def overtaken(_directory: Path) -> None:
+        if not (path / "one").exists():
+            holding.enter_context(took(fill=lambda _: None))
+
+    with holding, took(fill=overtaken) as other:
+        assert other == path / "one.1"
 
 
 def _unpack_slowly(base: Path, ready: Path) -> None:
