@@ -11,6 +11,7 @@ Imported by the fork-server: no heavy imports here.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 from contextlib import suppress
@@ -29,6 +30,7 @@ _SERVER = "dnsmasq"
 _PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _USER = "nobody"
 _CACHED = 1000
+_ENDED_WITHIN_S = 2.0
 _UPSTREAM = "/etc/resolv.conf"
 
 
@@ -86,15 +88,18 @@ class NameServers:
 
     def pid(self, network_id: str) -> int:
         """Of the server, 0 if there is none: by its command line, as the number may be another's by now."""
-        path = f"{self._names}/{network_id}/pid"
+        pid, words = self._recorded(network_id)
+        return pid if f"--pid-file={self._names}/{network_id}/pid" in words else 0
+
+    def _recorded(self, network_id: str) -> tuple[int, list[str]]:
+        """The process in the pid file, and its command line, which is empty once it has begun to end."""
         try:
-            with open(path) as file:
+            with open(f"{self._names}/{network_id}/pid") as file:
                 pid = int(file.read())
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
+            with open(f"/proc/{pid}/cmdline") as file:
+                return pid, [word for word in file.read().split("\0") if word]
         except (FileNotFoundError, ProcessLookupError, ValueError):
-            return 0
-        return pid if f"--pid-file={path}".encode() in words else 0
+            return 0, []
 
     def remove(self, network_id: str) -> None:
         """With its server, and all names on it."""
@@ -107,6 +112,9 @@ class NameServers:
     def _start(self, network: Network) -> None:
         import subprocess
 
+        pid, words = self._recorded(network["id"])
+        if pid and not words:
+            _await_end(pid)
         place = f"{self._names}/{network['id']}"
         os.makedirs(f"{place}/hosts", exist_ok=True)
         for path, mode in ((self._names, 0o711), (place, 0o755), (f"{place}/hosts", 0o755)):
@@ -115,6 +123,12 @@ class NameServers:
         done = subprocess.run(command, env={}, cwd="/", stdin=subprocess.DEVNULL, capture_output=True)
         if done.returncode:  # it goes on in the background when it serves
             raise OSError(0, f"{_SERVER} did not start: {done.stderr.decode(errors='replace').strip()}")
+
+
+def _await_end(pid: int) -> None:
+    """Whose memory is gone already, but maybe not its sockets, which have the address of the next server."""
+    with suppress(ProcessLookupError), open(os.pidfd_open(pid), "rb") as ended:
+        select.select([ended], [], [], _ENDED_WITHIN_S)
 
 
 def _options(network: Network, place: str) -> list[str]:
