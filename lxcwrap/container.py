@@ -14,7 +14,7 @@ from typing import Literal, ParamSpec, TypeVar, Unpack
 from . import committing, inside, lifecycle, networking, ready
 from .copying import CopyResult, copy_in, copy_out
 from .errors import ContainerNotFoundError, WrongStateError
-from .execution import Popen, Stream
+from .execution import OnOutput, Popen, Stream
 from .files import ContainerPath, Root
 from .image import Image, tag_reference
 from .imagechanges import ImageChanges
@@ -263,11 +263,13 @@ class Container:
         cwd: str | None = None,
         timeout_s: float | None = None,
         check: bool = True,
+        on_output: OnOutput | None = None,
     ) -> Completed:
         """Run a command inside and collect its output, as `lxcwrap.run` does. It is isolated as the
         container.
 
-        `user` and `cwd` default to the main process'. Raises CommandFailedError (unless ``check=False``),
+        `user` and `cwd` default to the main process'. on_output: called with ``"stdout"`` or ``"stderr"`` and
+        the bytes, as they come. Raises CommandFailedError (unless ``check=False``),
         TimeoutExpired (the command is killed; what it wrote is on the error), WrongStateError when the
         container does not run.
         """
@@ -282,6 +284,7 @@ class Container:
             cwd=cwd,
             timeout_s=timeout_s,
             check=check,
+            on_output=on_output,
         )
 
     def popen(

@@ -19,7 +19,7 @@ from .errors import (
     VolumeNotFoundError,
     WrongStateError,
 )
-from .execution import DEVNULL, PIPE, Streams, Transfer, checked, input_bytes
+from .execution import DEVNULL, PIPE, OnOutput, Streams, Transfer, checked, input_bytes
 from .image import Image
 from .images import Images
 from .inroot import layers_root
@@ -141,10 +141,12 @@ class Containers:
         input: bytes | str | None = None,
         timeout_s: float | None = None,
         check: bool = True,
+        on_output: OnOutput | None = None,
         **options: Unpack[ContainerOptions],
     ) -> Completed:
         """Run a command in a new container, collect its output, remove the container: as `subprocess.run`.
 
+        on_output: called with ``"stdout"`` or ``"stderr"`` and the bytes, as they come.
         Raises CommandFailedError when it does not end with 0 (unless ``check=False``), TimeoutExpired (it is
         killed; what it wrote until then is on the error), and as `launch`.
         """
@@ -160,7 +162,11 @@ class Containers:
                 lifecycle.begin(self._machinery, container_id, spec, slot, streams) as conversation,
             ):
                 transfer = Transfer(
-                    streams.files.get("stdin"), streams.files["stdout"], streams.files["stderr"], input
+                    streams.files.get("stdin"),
+                    streams.files["stdout"],
+                    streams.files["stderr"],
+                    input,
+                    on_output,
                 )
                 ended = self._until_end(conversation, transfer, container_id, spec, timeout_s)
         if spec.publish:  # which others may have from now on

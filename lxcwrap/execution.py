@@ -24,6 +24,8 @@ PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
 
 # What a stream may be: PIPE, DEVNULL, STDOUT (for stderr), a descriptor, a file, or None for nothing.
 Stream = int | IO[bytes] | IO[str] | None
+# Told of output as it comes: "stdout" or "stderr", and the bytes.
+OnOutput = Callable[[Literal["stdout", "stderr"], bytes], object]
 _STREAM_NAMES = ("stdin", "stdout", "stderr")
 _PIPE_SIZE = 1 << 20
 _CHUNK = 1 << 18
@@ -207,12 +209,16 @@ class Popen:
         fcntl.ioctl(self.tty, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def communicate(
-        self, input: bytes | str | None = None, timeout_s: float | None = None
+        self,
+        input: bytes | str | None = None,
+        timeout_s: float | None = None,
+        *,
+        on_output: OnOutput | None = None,
     ) -> tuple[bytes, bytes]:
         """Send `input`, read stdout and stderr to their end, wait. Raises TimeoutExpired with what was read;
-        call it again, without input, to go on."""
+        call it again, without input, to go on. on_output: as with `Containers.run`, given the first time."""
         if self._transfer is None:
-            self._transfer = Transfer(self.stdin, self.stdout, self.stderr, input)
+            self._transfer = Transfer(self.stdin, self.stdout, self.stderr, input, on_output)
         elif input is not None:
             raise ValueError("communicate: input can be given the first time only")
         transfer = self._transfer
@@ -279,8 +285,10 @@ class Transfer:
         stdout: IO[bytes] | None,
         stderr: IO[bytes] | None,
         data: bytes | str | None,
+        on_output: OnOutput | None = None,
     ) -> None:
         self._input = memoryview(input_bytes(data))
+        self._on_output = on_output
         self._chunks: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         self._received = 0
         self._stdin = stdin
@@ -328,6 +336,8 @@ class Transfer:
         data = os.read(file.fileno(), _CHUNK)
         self._chunks[name].append(data)
         self._received += len(data)
+        if self._on_output is not None and data:
+            self._on_output(name, data)
         return bool(data)
 
     def _write(self) -> bool:

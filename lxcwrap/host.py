@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 from .container import Container
 from .containers import Containers
 from .errors import UnsupportedError
+from .execution import OnOutput
 from .image import Image
 from .images import Images
 from .machinery import Machinery
@@ -206,6 +207,7 @@ def run(
     input: bytes | str | None = None,
     timeout_s: float | None = None,
     check: bool = True,
+    on_output: OnOutput | None = None,
     host: Host | None = None,
     **options: Unpack[ContainerOptions],
 ) -> Completed:
@@ -216,4 +218,6 @@ def run(
         lxcwrap.run("busybox", ["echo", "hello"]).stdout == "hello\\n"
     """
     containers = (host or default_host()).containers
-    return containers.run(image, argv, sh=sh, input=input, timeout_s=timeout_s, check=check, **options)
+    return containers.run(
+        image, argv, sh=sh, input=input, timeout_s=timeout_s, check=check, on_output=on_output, **options
+    )

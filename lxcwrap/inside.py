@@ -23,7 +23,7 @@ from .errors import (
     TimeoutExpired,
     WrongStateError,
 )
-from .execution import PIPE, Popen, Stream, Streams, checked, input_bytes
+from .execution import PIPE, OnOutput, Popen, Stream, Streams, checked, input_bytes
 from .inroot import Root
 from .machinery import Machinery
 from .options import check_user
@@ -111,6 +111,7 @@ def execute(
     cwd: str | None,
     timeout_s: float | None,
     check: bool,
+    on_output: OnOutput | None,
 ) -> Completed:
     if (argv is None) == (sh is None):
         raise TypeError("give a command or sh=, and not both")
@@ -131,7 +132,7 @@ def execute(
         tty=False,
     ) as process:
         try:
-            stdout, stderr = process.communicate(input, timeout_s)
+            stdout, stderr = process.communicate(input, timeout_s, on_output=on_output)
         except TimeoutExpired as expired:
             process.kill()
             raise _texts(expired) from None

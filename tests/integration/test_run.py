@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Literal
 
 import pytest
 
@@ -170,3 +171,32 @@ def test_an_interrupted_caller_kills_and_removes_its_run(host: Host, how: signal
         caller.kill()
         caller.wait()
     assert len(host.containers) == 0
+
+
+def test_output_is_told_as_it_comes(host: Host) -> None:
+    """Each stream by its name, and all of it; the result has it, too."""
+    told: dict[str, bytes] = {"stdout": b"", "stderr": b""}
+
+    def tell(stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        told[stream] += data
+
+    done = host.containers.run("busybox", sh="echo out; echo err >&2", on_output=tell)
+    assert told == {"stdout": b"out\n", "stderr": b"err\n"}
+    assert (done.stdout_bytes, done.stderr_bytes) == (b"out\n", b"err\n")
+    with host.containers.launch("busybox", ["sleep", "60"]) as container:
+        container.exec(["echo", "more"], on_output=tell)
+    assert told["stdout"] == b"out\nmore\n"
+
+
+def test_who_is_told_of_output_may_end_the_run(host: Host) -> None:
+    """What it raises comes out, and the command is ended, in a container of its own or in another."""
+
+    def refuse(stream: str, data: bytes) -> None:
+        raise RuntimeError(stream)
+
+    with pytest.raises(RuntimeError):
+        host.containers.run("busybox", sh="echo x; sleep 60", on_output=refuse)
+    with host.containers.launch("busybox", ["sleep", "60"]) as container:
+        with pytest.raises(RuntimeError):
+            container.exec(sh="echo x; sleep 60", on_output=refuse)
+        assert len(container.top()) <= 2
