@@ -2,13 +2,14 @@
 
     python benchmarks/network.py [--runs 20] [--only NAME ...]
 
-Needs root, `lxc` (lxc-execute), `iproute2` and busybox-static. Everything lies in /dev/shm, so that the disk
-is not measured.
+Needs root, `lxc` (lxc-execute), `iproute2`, `wrk`, busybox-static and a package mirror. Everything lies in
+/dev/shm, so that the disk is not measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import socket
 import struct
@@ -24,10 +25,11 @@ from pathlib import Path
 
 from core import Bench, milliseconds, quietly
 
-from lxcwrap import Container, Host, Network, Port
+from lxcwrap import Container, Host, Network, Port, ready
 
 BRIDGE, SUBNET = "lxwbench", "10.111.77"
 COUNT, THREADS = 200, 4
+MANY = 500  # of them at once, on a network that has room
 
 
 class NetworkBench(Bench):
@@ -114,8 +116,39 @@ class NetworkBench(Bench):
         ratio = f"{ours / floor:.2f} x (at least 0.95)"
         self.say("TCP between containers / by hand", f"{ours:8.2f} Gbit/s   floor {floor:.2f}   {ratio}")
 
+    def http(self) -> None:
+        """Requests through a published port, beside those to the container's own address."""
+        image = self.host.images.bootstrap("nginx", suite="bookworm", packages=["nginx-light"])
+        command = ["nginx", "-g", "daemon off; worker_processes 1;"]
+        with self.host.containers.launch(
+            image, command, network=self.network, publish=[Port(80, host_ip="127.0.0.1")]
+        ) as web:
+            web.wait_ready(ready.http(80))
+            ways = (f"http://127.0.0.1:{web.ports[0].host_port}/", f"http://{web.ip}/")
+            found = [[requests(way) for way in ways] for _ in range(max(5, self.runs // 4))]
+        published, direct = (sorted(side)[len(side) // 2] for side in zip(*found, strict=True))
+        ratio = f"{published / direct:.2f} x (at least 0.95)"
+        self.say(
+            "requests by 127.0.0.1 / to its address", f"{published:8.0f} /s   floor {direct:.0f}   {ratio}"
+        )
+
+    def flat(self) -> None:
+        """Start time is to stay flat, however many there are: one after the other."""
+        network = self.host.networks.create("flat", subnet="10.112.64.0/22")
+        launch = partial(self.host.containers.launch, "busybox", ["sleep", "10000"], network=network)
+        made: list[Container] = []
+        try:
+            times = [milliseconds(lambda: made.append(launch())) for _ in range(MANY)]
+        finally:
+            for container in made:
+                container.remove(force=True)
+            network.remove()
+        ends = (50, 200, 350, MANY)
+        medians = (f"{sorted(times[end - 50 : end])[25]:.1f} ms by the {end}th" for end in ends)
+        self.say(f"launch of {MANY}, one after the other", "   ".join(medians))
+
     def many(self) -> None:
-        """Start time is to stay flat: the first and the last fifty are compared."""
+        """From several threads."""
         made: list[tuple[float, Container]] = []
         launch_one = partial(self.host.containers.launch, "busybox", ["sleep", "1000"], network=self.network)
 
@@ -142,6 +175,14 @@ class NetworkBench(Bench):
         )
         for _, container in made:
             container.remove(force=True)
+
+
+def requests(url: str) -> float:
+    """That are answered in a second, over 16 connections kept open."""
+    done = subprocess.run(["wrk", "-t1", "-c16", "-d2s", url], capture_output=True, text=True, check=True)
+    assert "Non-2xx" not in done.stdout, done.stdout
+    (rate,) = re.findall(r"Requests/sec: +([0-9.]+)", done.stdout)
+    return float(rate)
 
 
 def ask(server: str, name: str) -> None:
@@ -203,7 +244,7 @@ connection, data = socket.create_connection((sys.argv[1], 5201)), bytes(1 << 20)
 end = time.monotonic() + 1
 while time.monotonic() < end: connection.sendall(data)
 """
-MEASURES = ("run", "plain", "connect", "publish", "names", "throughput", "many")
+MEASURES = ("run", "plain", "connect", "publish", "names", "throughput", "many", "http", "flat")
 
 
 def main() -> None:
