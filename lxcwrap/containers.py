@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar, Unpack
 
+from attrs import evolve
+
 from . import lifecycle, making, networking
 from .container import Container
 from .errors import (
@@ -19,7 +21,7 @@ from .errors import (
     VolumeNotFoundError,
     WrongStateError,
 )
-from .execution import DEVNULL, PIPE, OnOutput, Streams, Transfer, checked, input_bytes
+from .execution import DEVNULL, PIPE, OnOutput, Popen, Stream, Streams, Transfer, checked, input_bytes
 from .image import Image
 from .images import Images
 from .inroot import layers_root
@@ -185,6 +187,45 @@ class Containers:
         )
         return checked(done, spec.name, check=check)
 
+    def popen(
+        self,
+        image: str | Image,
+        argv: Sequence[str] | None = None,
+        *,
+        sh: str | None = None,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        **options: Unpack[ContainerOptions],
+    ) -> Popen:
+        """Run a command in a new container and return at once, as `subprocess.Popen`; the container removes
+        itself at its end.
+
+        PIPE gives real files, a file or descriptor is used directly; None is /dev/null for stdin, and the log
+        for the others. With ``tty=True`` it has a terminal, whose master is `Popen.tty`; it hangs up when
+        nobody has that any more. A command that cannot be run ends with 126 or 127. Raises as `launch`.
+        """
+        container_id = secrets.token_hex(32)
+        with self._undone(container_id) as made:
+            spec, slot = self._create(
+                container_id, made, image, argv, sh, options, auto_remove=True, attached=True
+            )
+            streams = Streams(stdin, stdout, stderr)
+            try:
+                conversation = lifecycle.begin(self._machinery, container_id, spec, slot, streams)
+                process = Popen(
+                    spec.argv,
+                    spec.name,
+                    conversation,
+                    streams,
+                    lambda ended: lifecycle.start_error(spec.name, ended),
+                )
+            except BaseException:
+                streams.close()
+                raise
+            self._machinery.publish(container_id)
+        return process
+
     def _until_end(
         self,
         conversation: Conversation,
@@ -257,9 +298,10 @@ class Containers:
         options: ContainerOptions,
         *,
         auto_remove: bool,
+        attached: bool = False,
     ) -> tuple[ContainerSpec, int | None]:
         """Its spec and the slot of its id range. Until `Machinery.publish` this process answers for it.
-        `made` gets the names of new volumes."""
+        `made` gets the names of new volumes. attached: its terminal is its caller's."""
         machinery = self._machinery
         found = self._images.resolve(image)
         config, lowers = found.config, machinery.image_store.lower_dirs(found.id)
@@ -269,7 +311,8 @@ class Containers:
         spec = make_spec(
             found.id, config, argv, sh, options, container_id=container_id, auto_remove=auto_remove
         )
-        if spec.networks or spec.network_mode != "own":
+        spec = evolve(spec, stdin_open=attached)
+        if spec.networks or spec.network_mode != "own" or spec.limits.network_rate:
             spec = networking.resolve(machinery, spec, lambda key: self[key].id)
         if spec.limits.disk is not None:
             sized.check(machinery.root.trash, spec.limits.disk)

@@ -15,10 +15,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Literal
 
-from .errors import CommandFailedError, ExecError, SupervisorError, TimeoutExpired
+from .errors import CommandFailedError, ExecError, LxcwrapError, SupervisorError, TimeoutExpired
 from .results import Completed
 from .specs import parse_signal
 from .supervisor.client import Conversation
+from .terminal import interact
 
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
 
@@ -104,7 +105,12 @@ class Popen:
     """
 
     def __init__(
-        self, argv: Sequence[str], container: str, conversation: Conversation, streams: Streams
+        self,
+        argv: Sequence[str],
+        container: str,
+        conversation: Conversation,
+        streams: Streams,
+        start_error: Callable[[dict[str, object]], LxcwrapError] | None = None,
     ) -> None:
         self.argv = tuple(argv)
         self.container = container
@@ -118,6 +124,7 @@ class Popen:
         self._exit_code: int | None = None
         self._pidfd = -1
         self._transfer: Transfer | None = None
+        self._start_error = start_error  # what an end without a start means
         self.pid = 0
         try:
             self._await_start()
@@ -143,13 +150,15 @@ class Popen:
         return self._conversation is None
 
     def _started(self, answer: dict[str, object], fds: list[int]) -> None:
-        self.pid = int(str(answer["pid"]))
-        self._pidfd = fds[0]
+        self.pid = int(str(answer.get("pid") or answer["init_pid"]))
+        self._pidfd = fds[0] if fds else -1  # it has ended already
         self.exec_error = str(answer["exec_error"]) if answer.get("exec_error") else None
 
     def _exited(self, answer: dict[str, object]) -> None:
         self._close_conversation()
         error, code = answer.get("error"), answer.get("exit_code")
+        if code is None and self.pid == 0 and self._start_error is not None:
+            raise self._start_error(answer)
         if code is None:
             raise SupervisorError(
                 f"{self.container}: {list(self.argv)!r}", str(error or "its exit code is unknown")
@@ -201,6 +210,17 @@ class Popen:
     def kill(self) -> None:
         """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once it has ended: for select, before `poll`. -1 after its end."""
+        return -1 if self._conversation is None else self._conversation.fileno()
+
+    def interact(self) -> int:
+        """Join its terminal to this process' own, keys, Ctrl-C, window size and all, until its end; its exit
+        code. Raises ExecError when it has none, or stdin is none."""
+        if self.tty is None:
+            raise ExecError("interact: the command has no terminal; start it with tty=True")
+        return interact(self)
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the size of its terminal; it gets SIGWINCH. Raises ExecError when it has none."""

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import sys
-import termios
 import time
-import tty
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -165,8 +161,7 @@ def attach(
     user: str | int | None,
     cwd: str | None,
 ) -> int:
-    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
-    if not os.isatty(keyboard):
+    if not os.isatty(sys.stdin.fileno()):
         raise ExecError("attach: stdin is no terminal; use exec() or popen()")
     term = {"TERM": os.environ.get("TERM", "xterm")}
     with popen(
@@ -181,56 +176,7 @@ def attach(
         cwd=cwd,
         tty=True,
     ) as process:
-        before = termios.tcgetattr(keyboard)
-        try:
-            # Keys go to the terminal inside, which makes a signal of Ctrl-C; also those typed ahead.
-            tty.setraw(keyboard, termios.TCSADRAIN)
-            relay(process, keyboard, screen)
-        finally:
-            termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
-        return process.wait()
-
-
-def relay(process: Popen, keyboard: int, screen: int) -> None:
-    """Bytes between the command's terminal and ours, and our window size to it, until its end."""
-    import selectors
-
-    assert process.tty is not None
-    master = process.tty.fileno()
-    resized, on_resize = socket.socketpair()
-
-    def tell(_number: int, _frame: object) -> None:
-        on_resize.send(b"w")
-
-    previous = signal.signal(signal.SIGWINCH, tell)
-    tell(0, None)
-    try:
-        with selectors.DefaultSelector() as selector, resized, on_resize:
-            for fd in (keyboard, master, resized.fileno()):
-                selector.register(fd, selectors.EVENT_READ)
-            while True:
-                for key, _ in selector.select():
-                    if key.fd == resized.fileno():
-                        resized.recv(64)
-                        size = os.get_terminal_size(screen)
-                        process.resize(size.lines, size.columns)
-                    elif not _pass(key.fd, master if key.fd == keyboard else screen):
-                        if key.fd == master:
-                            return
-                        selector.unregister(keyboard)
-    finally:
-        signal.signal(signal.SIGWINCH, previous)
-
-
-def _pass(source: int, target: int) -> bool:
-    try:
-        data = os.read(source, 65536)
-    except OSError:  # EIO: the other side of the terminal is closed
-        return False
-    view = memoryview(data)
-    while view:
-        view = view[os.write(target, view) :]
-    return bool(data)
+        return process.interact()
 
 
 # --- a function ---

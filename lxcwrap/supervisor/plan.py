@@ -111,7 +111,7 @@ def make_plan(
         "limits": plan_limits(spec.limits),
         "devices": _devices(spec.security),
         "log": {"max_bytes": spec.log_max_bytes, "max_files": spec.log_max_files},
-        "tty_to_caller": False,
+        "attached": spec.stdin_open,
         "auto_remove": spec.auto_remove,
     }
 
@@ -139,7 +139,8 @@ def _init(spec: ContainerSpec) -> list[str]:
 
 def plan_limits(limits: Limits) -> dict[str, Any]:
     """Those that are given, and that cgroups know."""
-    return {key: value for key, value in asdict(limits).items() if value is not None and key != "disk"}
+    given = {key: value for key, value in asdict(limits).items() if value is not None}
+    return {key: given[key] for key in given if key not in ("disk", "network_rate")}
 
 
 def plan_order(mounts: Iterable[Mount]) -> list[Mount]:

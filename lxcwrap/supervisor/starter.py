@@ -123,7 +123,7 @@ class _Listener:
     ) -> None:
         self.plan, self.monitor, self.oom_fd = plan, monitor, oom_fd
         self.reports, self.client, self.server = reports, client, server
-        self.init_pid = 0
+        self.init_pid, self.init_pidfd = 0, -1
 
     def listen(self, status: socket.socket) -> None:
         poll = select.poll()
@@ -149,7 +149,7 @@ class _Listener:
                 return self._started(None) if becoming else None
 
     def _init(self, pid: int, pidfd: int | None) -> None:
-        self.init_pid = pid
+        self.init_pid, self.init_pidfd = pid, -1 if pidfd is None else pidfd
         Records(self.plan["bundle"]).begin(
             {
                 "monitor": self.monitor,
@@ -167,7 +167,10 @@ class _Listener:
             socket.send_fds(self.server, [self.plan["id"].encode()], fds, socket.MSG_DONTWAIT)
 
     def _terminal(self, master: int) -> None:
-        hand(self.reports, ("terminal",), [master])
+        if self.plan.get("attached"):
+            self._tell({"event": "terminal"}, [master])  # it hangs up if the caller is gone
+        else:
+            hand(self.reports, ("terminal",), [master])
         os.close(master)
 
     def _started(self, exec_error: str | None) -> None:
@@ -175,9 +178,13 @@ class _Listener:
         tell it at once that the container has ended."""
         if "draft" not in self.plan:  # of a build
             journal.note(self.plan["root"], "started", self.plan["id"])
-        with suppress(OSError):  # the caller is gone: nobody to tell
-            wire.send(self.client, {"event": "started", "init_pid": self.init_pid, "exec_error": exec_error})
+        fds = [self.init_pidfd] if self.plan.get("attached") and self.init_pidfd >= 0 else []
+        self._tell({"event": "started", "init_pid": self.init_pid, "exec_error": exec_error}, fds)
         hand(self.reports, ("started", exec_error))
+
+    def _tell(self, message: wire.Message, fds: Sequence[int]) -> None:
+        with suppress(OSError):  # the caller is gone: nobody to tell
+            wire.send(self.client, message, fds)
 
 
 def _is_init(pid: int) -> bool:

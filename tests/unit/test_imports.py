@@ -30,6 +30,7 @@ LEVELS = (
     {"formats"},
     {"registry"},
     {"supervisor"},
+    {"terminal"},
     {"execution", "inroot", "machinery", "options"},
     {"copying", "events", "files", "ready", "lifecycle", "stats", "systems"},
     {"resting", "resuming"},
