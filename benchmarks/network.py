@@ -119,7 +119,7 @@ class NetworkBench(Bench):
     def http(self) -> None:
         """Requests through a published port, beside those to the container's own address."""
         image = self.host.images.bootstrap("nginx", suite="bookworm", packages=["nginx-light"])
-        command = ["nginx", "-g", "daemon off; worker_processes 1;"]
+        command = ["nginx", "-g", "daemon off;"]
         with self.host.containers.launch(
             image, command, network=self.network, publish=[Port(80, host_ip="127.0.0.1")]
         ) as web:
