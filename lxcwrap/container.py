@@ -26,6 +26,7 @@ from .results import Change, Completed, Health, LogLine, Process, Stats
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
 from .supervisor import journal, restarting
+from .waiting import Flow, Steps, flow, flows, steps, waits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -183,13 +184,13 @@ class Container:
         lifecycle.start(self._machinery, self._id)
         return self
 
-    def stop(self, *, timeout_s: float = 10.0) -> int | None:
+    @waits
+    def stop(self, *, timeout_s: float = 10.0) -> Steps[int | None]:
         """Send its stop signal, kill it after `timeout_s`; its exit code. Does nothing when it does not
         run."""
         spec = self.spec
-        return lifecycle.stop(self._machinery, self._id, spec.name, spec.stop_signal, timeout_s).get(
-            "exit_code"
-        )
+        ended = yield from lifecycle.stop(self._machinery, self._id, spec.name, spec.stop_signal, timeout_s)
+        return ended.get("exit_code")
 
     def kill(self, signal: str | int = "KILL") -> None:
         """Send the main process a signal, such as ``"HUP"``. After KILL or its stop signal it is not
@@ -204,9 +205,10 @@ class Container:
         if run.state.is_alive:
             lifecycle.send(run, number)
 
-    def restart(self, *, timeout_s: float = 10.0) -> Container:
+    @waits
+    def restart(self, *, timeout_s: float = 10.0) -> Steps[Container]:
         """Stop, if it runs, and start."""
-        self.stop(timeout_s=timeout_s)
+        yield from steps(self.stop)(timeout_s=timeout_s)
         return self.start()
 
     def pause(self) -> None:
@@ -221,17 +223,20 @@ class Container:
         self._machinery.cgroups.set_frozen(self._id, False)
         journal.note(self._machinery.root.path, "unpaused", self._id)
 
-    def wait(self, *, timeout_s: float | None = None) -> int | None:
+    @waits
+    def wait(self, *, timeout_s: float | None = None) -> Steps[int | None]:
         """Wait for its end; its exit code. Raises TimeoutExpired; WrongStateError if it was never started."""
-        return lifecycle.wait(self._machinery, self._id, self.name, timeout_s).get("exit_code")
+        ended = yield from lifecycle.wait(self._machinery, self._id, self.name, timeout_s)
+        return ended.get("exit_code")
 
-    def wait_ready(self, check: Check | None = None, *, timeout_s: float = 60.0) -> Container:
+    @waits
+    def wait_ready(self, check: Check | None = None, *, timeout_s: float = 60.0) -> Steps[Container]:
         """Wait until it does what it is for: until `check` of `lxcwrap.ready` holds, or it is healthy.
 
         Raises NotReadyError at once when it ends, with the last it wrote; TimeoutExpired, with the same in
         `stdout`; InvalidSpecError when there is no `check`, and it has no health check.
         """
-        ready.wait(self, check, timeout_s)
+        yield from ready.wait(self, check, timeout_s)
         return self
 
     def remove(self, *, force: bool = False) -> None:
@@ -246,12 +251,14 @@ class Container:
     def update(self, limits: Limits) -> None:
         """Change its limits, now if it runs, and for its next start. Fields that are None keep what was set.
 
-        Raises UnsupportedError for a controller this host lacks; then nothing was changed.
+        Raises UnsupportedError for a controller this host lacks, or rates of networks that its kernel cannot
+        limit; then nothing was changed.
         """
-        lifecycle.update(self._machinery, self._id, limits)
+        networking.update(self._machinery, self._id, limits)
 
     # --- commands inside ---
 
+    @waits
     def exec(
         self,
         argv: Sequence[str] | None = None,
@@ -264,7 +271,7 @@ class Container:
         timeout_s: float | None = None,
         check: bool = True,
         on_output: OnOutput | None = None,
-    ) -> Completed:
+    ) -> Steps[Completed]:
         """Run a command inside and collect its output, as `lxcwrap.run` does. It is isolated as the
         container.
 
@@ -273,18 +280,20 @@ class Container:
         TimeoutExpired (the command is killed; what it wrote is on the error), WrongStateError when the
         container does not run.
         """
-        return inside.execute(
-            self._machinery,
-            self._id,
-            argv,
-            sh,
-            input=input,
-            env=env,
-            user=user,
-            cwd=cwd,
-            timeout_s=timeout_s,
-            check=check,
-            on_output=on_output,
+        return (
+            yield from inside.execute(
+                self._machinery,
+                self._id,
+                argv,
+                sh,
+                input=input,
+                env=env,
+                user=user,
+                cwd=cwd,
+                timeout_s=timeout_s,
+                check=check,
+                on_output=on_output,
+            )
         )
 
     def popen(
@@ -400,6 +409,7 @@ class Container:
         """What it wrote to stdout and stderr, in order, as text; the last `tail` lines only, if given."""
         return read_text(self._logs, tail=tail, since=since, until=until, stream=stream)
 
+    @flows
     def log_lines(
         self,
         *,
@@ -409,10 +419,10 @@ class Container:
         until: datetime | None = None,
         stream: Literal["stdout", "stderr"] | None = None,
         timeout_s: float | None = None,
-    ) -> Iterator[LogLine]:
+    ) -> Flow[LogLine]:
         """The same line by line, with time and stream. `follow` waits for more and ends with the
         container."""
-        return read_lines(
+        return flow(read_lines)(
             self._logs,
             tail=tail,
             since=since,
@@ -441,7 +451,8 @@ class Container:
         run = self._require("take statistics of", State.RUNNING, State.PAUSED)
         return read(self._machinery.cgroups, self._id, run.run["init_pid"])
 
-    def stats_stream(self, *, interval_s: float = 1.0) -> Iterator[Stats]:
+    @flows
+    def stats_stream(self, *, interval_s: float = 1.0) -> Flow[Stats]:
         """What it uses now, and again after each interval, with `Stats.cpu_share`; ends with the container.
         Raises WrongStateError when it does not run."""
         from .stats import stream

@@ -30,10 +30,11 @@ from .options import ContainerOptions, make_spec
 from .results import Completed
 from .specs import ContainerSpec, State
 from .storage import sized
-from .supervisor import journal, wiring
+from .supervisor import wiring
 from .supervisor.client import Conversation
 from .supervisor.records import Record
 from .systems import as_system
+from .waiting import Steps, Wait, waits
 
 T = TypeVar("T")
 _COUNT = "SELECT count(*) FROM containers WHERE phase != 'building'"
@@ -134,6 +135,7 @@ class Containers:
             self._machinery.publish(container_id)
         return Container(self._machinery, container_id)
 
+    @waits
     def run(
         self,
         image: str | Image,
@@ -145,7 +147,7 @@ class Containers:
         check: bool = True,
         on_output: OnOutput | None = None,
         **options: Unpack[ContainerOptions],
-    ) -> Completed:
+    ) -> Steps[Completed]:
         """Run a command in a new container, collect its output, remove the container: as `subprocess.run`.
 
         on_output: called with ``"stdout"`` or ``"stderr"`` and the bytes, as they come.
@@ -170,7 +172,7 @@ class Containers:
                     input,
                     on_output,
                 )
-                ended = self._until_end(conversation, transfer, container_id, spec, timeout_s)
+                ended = yield from self._until_end(conversation, transfer, container_id, spec, timeout_s)
         if spec.publish:  # which others may have from now on
             wiring.conceal(self._machinery.root, container_id)
         lifecycle.forget_row(self._machinery, container_id)  # its monitor clears the rest, while we go on
@@ -233,7 +235,7 @@ class Containers:
         container_id: str,
         spec: ContainerSpec,
         timeout_s: float | None,
-    ) -> Record:
+    ) -> Steps[Record]:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         answers: list[Record] = []
 
@@ -245,11 +247,10 @@ class Containers:
             return bool(answers) and answers[-1]["event"] == "exited"
 
         try:
-            transfer.run(deadline, conversation, has_ended)
+            yield from transfer.run(deadline, conversation, has_ended)
             while not ended():
-                if not conversation.ready(
-                    None if deadline is None else max(0.0, deadline - time.monotonic())
-                ):
+                remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not (yield Wait(conversation.fileno(), remaining)):
                     raise TimeoutExpired("", 0.0)
                 has_ended()
         except TimeoutExpired:
@@ -319,7 +320,6 @@ class Containers:
         made += machinery.volume_store.ensure(spec.volumes)
         slot = making.record(machinery, container_id, spec)
         making.furnish(machinery, container_id, spec, machinery.idmap(slot), lowers)
-        journal.note(machinery.root.path, "created", container_id, name=spec.name)
         return spec, slot
 
 

@@ -20,6 +20,7 @@ from .results import Completed
 from .specs import parse_signal
 from .supervisor.client import Conversation
 from .terminal import interact
+from .waiting import Steps, Wait, steps, waits
 
 PIPE, STDOUT, DEVNULL = subprocess.PIPE, subprocess.STDOUT, subprocess.DEVNULL
 
@@ -185,12 +186,13 @@ class Popen:
         except TimeoutExpired:
             return None
 
-    def wait(self, timeout_s: float | None = None) -> int:
+    @waits
+    def wait(self, timeout_s: float | None = None) -> Steps[int]:
         """Wait for its end; its exit code. Raises TimeoutExpired, and it goes on."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while self._conversation is not None:
             remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._conversation.ready(remaining):
+            if not (yield Wait(self._conversation.fileno(), remaining)):
                 raise TimeoutExpired(f"{self.container}: {list(self.argv)!r}", timeout_s or 0.0)
             self._take_answer()
         if self._exit_code is None:
@@ -228,13 +230,14 @@ class Popen:
             raise ExecError("resize: the command has no terminal; start it with tty=True")
         fcntl.ioctl(self.tty, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    @waits
     def communicate(
         self,
         input: bytes | str | None = None,
         timeout_s: float | None = None,
         *,
         on_output: OnOutput | None = None,
-    ) -> tuple[bytes, bytes]:
+    ) -> Steps[tuple[bytes, bytes]]:
         """Send `input`, read stdout and stderr to their end, wait. Raises TimeoutExpired with what was read;
         call it again, without input, to go on. on_output: as with `Containers.run`, given the first time."""
         if self._transfer is None:
@@ -245,8 +248,8 @@ class Popen:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             if self._conversation is not None:
-                transfer.run(deadline, self._conversation, self._take_answer)
-            self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                yield from transfer.run(deadline, self._conversation, self._take_answer)
+            yield from steps(self.wait)(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except TimeoutExpired:
             stdout, stderr = transfer.result()
             raise TimeoutExpired(
@@ -314,18 +317,23 @@ class Transfer:
         self._stdin = stdin
         self._outputs = {"stdout": stdout, "stderr": stderr}
 
-    def run(self, deadline: float | None, conversation: Conversation, has_ended: Callable[[], bool]) -> None:
+    def run(
+        self, deadline: float | None, conversation: Conversation, has_ended: Callable[[], bool]
+    ) -> Steps[None]:
         """`has_ended` is asked when the conversation has an answer. After the end only what is already in the
         pipes is
         read: a background process that keeps them open is not waited for. Raises TimeoutExpired past
         `deadline`."""
-        with selectors.DefaultSelector() as selector:
+        with selectors.EpollSelector() as selector:
             self._register(selector)
             selector.register(conversation, selectors.EVENT_READ)
             ended, most = False, 0
             while len(selector.get_map()) > (0 if ended else 1):
-                remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-                events = selector.select(0.0 if ended else remaining)
+                if not ended:
+                    yield Wait(
+                        selector.fileno(), None if deadline is None else max(0.0, deadline - time.monotonic())
+                    )
+                events = selector.select(0.0)
                 for key, _ in events:
                     if key.data is None:
                         if has_ended():

@@ -27,6 +27,7 @@ from .results import Completed
 from .specs import ContainerSpec, State, check_argv, check_env
 from .supervisor.entry import exec_order, filter_file
 from .supervisor.plan import capability_mask, environment
+from .waiting import Steps, steps
 
 
 def popen(
@@ -108,7 +109,7 @@ def execute(
     timeout_s: float | None,
     check: bool,
     on_output: OnOutput | None,
-) -> Completed:
+) -> Steps[Completed]:
     if (argv is None) == (sh is None):
         raise TypeError("give a command or sh=, and not both")
     words = ("/bin/sh", "-c", sh) if sh is not None else check_argv(argv) or ()
@@ -128,7 +129,7 @@ def execute(
         tty=False,
     ) as process:
         try:
-            stdout, stderr = process.communicate(input, timeout_s, on_output=on_output)
+            stdout, stderr = yield from steps(process.communicate)(input, timeout_s, on_output=on_output)
         except TimeoutExpired as expired:
             process.kill()
             raise _texts(expired) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -33,11 +32,13 @@ from .results import Health, HealthResult
 from .specjson import spec_from_json, spec_to_json
 from .specs import ContainerSpec, Limits, State
 from .storage import sized
-from .supervisor import forwarder, journal, restarting, wiring
+from .storage.outbox import tell
+from .supervisor import forwarder, restarting, wiring
 from .supervisor.client import Conversation
 from .supervisor.plan import plan_limits
 from .supervisor.records import Record
 from .supervisor.undertaker import forget_record
+from .waiting import Steps, Wait, finish
 
 # How long the clean-up of an ended container may take before we say that something is wrong.
 _END_TIMEOUT_S = 30.0
@@ -207,7 +208,7 @@ def send(run: Run, number: int) -> None:
             os.close(pidfd)
 
 
-def wait(machinery: Machinery, container_id: str, name: str, timeout_s: float | None) -> Record:
+def wait(machinery: Machinery, container_id: str, name: str, timeout_s: float | None) -> Steps[Record]:
     """The exit record, when it has ended. Raises TimeoutExpired; WrongStateError if it was never started."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     while True:
@@ -221,7 +222,9 @@ def wait(machinery: Machinery, container_id: str, name: str, timeout_s: float | 
                 monitor = open_same(run.run["monitor"], run.run["monitor_start"])
                 if monitor is not None:
                     try:
-                        _await_end(monitor, deadline, name, timeout_s)
+                        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+                        if not (yield Wait(monitor, remaining)):
+                            raise TimeoutExpired(f"wait for {name}", timeout_s or 0.0)
                     finally:
                         os.close(monitor)
                 return _exit_record(machinery, container_id, file)
@@ -235,14 +238,6 @@ def _future_exit(machinery: Machinery, container_id: str) -> AbstractContextMana
         return nullcontext()
 
 
-def _await_end(pidfd: int, deadline: float | None, name: str, timeout_s: float | None) -> None:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    remaining = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-    if not poll.poll(remaining):
-        raise TimeoutExpired(f"wait for {name}", timeout_s or 0.0)
-
-
 def _exit_record(machinery: Machinery, container_id: str, file: IO[bytes]) -> Record:
     """Written before the monitor ended, unless that was killed."""
     if not os.fstat(file.fileno()).st_size:
@@ -254,7 +249,7 @@ def _exit_record(machinery: Machinery, container_id: str, file: IO[bytes]) -> Re
     return record
 
 
-def stop(machinery: Machinery, container_id: str, name: str, number: int, timeout_s: float) -> Record:
+def stop(machinery: Machinery, container_id: str, name: str, number: int, timeout_s: float) -> Steps[Record]:
     """Signal, wait, kill. The exit record. Nothing happens to a container that does not run, but that it will
     not be restarted."""
     has_policy = call_off_restart(machinery, container_id)
@@ -272,9 +267,9 @@ def stop(machinery: Machinery, container_id: str, name: str, number: int, timeou
         machinery.cgroups.set_frozen(container_id, False)
     send(run, number)
     try:
-        return wait(machinery, container_id, name, timeout_s)
+        return (yield from wait(machinery, container_id, name, timeout_s))
     except TimeoutExpired:
-        return kill_and_wait(machinery, container_id, name)
+        return (yield from kill_and_wait(machinery, container_id, name))
 
 
 def call_off_restart(machinery: Machinery, container_id: str) -> bool:
@@ -286,9 +281,9 @@ def call_off_restart(machinery: Machinery, container_id: str) -> bool:
     return True
 
 
-def kill_and_wait(machinery: Machinery, container_id: str, name: str) -> Record:
+def kill_and_wait(machinery: Machinery, container_id: str, name: str) -> Steps[Record]:
     kill(machinery, container_id)
-    return wait(machinery, container_id, name, _END_TIMEOUT_S)
+    return (yield from wait(machinery, container_id, name, _END_TIMEOUT_S))
 
 
 def kill(machinery: Machinery, container_id: str) -> None:
@@ -315,7 +310,7 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
         records.write("plan", {**(records.read("plan") or {}), "limits": plan_limits(merged)})
         text = spec_to_json(evolve(spec, limits=merged))
         change.execute("UPDATE containers SET spec = ? WHERE id = ?", (text, container_id))
-    journal.note(machinery.root.path, "updated", container_id)
+        tell(change, "updated", id=container_id)
 
 
 def _resize_disk(machinery: Machinery, container_id: str, spec: ContainerSpec, size: int) -> None:
@@ -344,7 +339,7 @@ def rename(machinery: Machinery, container_id: str, name: str) -> None:
         query = "UPDATE containers SET name = ?, spec = json_set(spec, '$.name', ?) WHERE id = ?"
         if not change.execute(query, (name, name, container_id)).rowcount:
             raise ContainerNotFoundError(container_id[:12])
-    journal.note(machinery.root.path, "renamed", container_id, name=name)
+        tell(change, "renamed", id=container_id, name=name)
     if wiring.is_exposed(machinery.bundle(container_id)):
         wiring.announce(machinery.state.connection, machinery.root, container_id)
 
@@ -360,7 +355,7 @@ def remove(machinery: Machinery, container_id: str, name: str, *, force: bool) -
             call_off_restart(machinery, container_id)
             if state.is_alive:
                 with suppress(WrongStateError):  # it ended, and another start is under way
-                    kill_and_wait(machinery, container_id, name)
+                    finish(kill_and_wait(machinery, container_id, name))
             try:
                 return _remove_idle(machinery, container_id, deadline)
             except BlockingIOError:
@@ -384,7 +379,7 @@ def discard(machinery: Machinery, container_id: str) -> None:
         spec = spec_of(machinery, container_id)
         try:
             if not spec.auto_remove:
-                stop(machinery, container_id, spec.name, spec.stop_signal, 10.0)
+                finish(stop(machinery, container_id, spec.name, spec.stop_signal, 10.0))
         finally:
             remove(machinery, container_id, spec.name, force=True)
 

@@ -18,6 +18,7 @@ from .errors import InvalidSpecError, NotReadyError, SupervisorError, TimeoutExp
 from .policies import check_http_path, check_port
 from .results import Completed, Health, LogLine
 from .specs import State, check_argv
+from .waiting import Steps, Wait
 
 _SHORTEST_S, _LONGEST_S = 0.002, 0.1  # pauses between two looks
 _LOG_TAIL = 20  # lines
@@ -152,7 +153,7 @@ def all(*checks: Check) -> Check:
     return begin
 
 
-def wait(container: Target, check: Check | None, timeout_s: float) -> None:
+def wait(container: Target, check: Check | None, timeout_s: float) -> Steps[None]:
     """See `Container.wait_ready`."""
     deadline, pause_s = time.monotonic() + timeout_s, _SHORTEST_S
     look, before = (check or healthy())(container), ""
@@ -167,7 +168,7 @@ def wait(container: Target, check: Check | None, timeout_s: float) -> None:
             what = f"{container.name} is not ready ({reason})"
             raise TimeoutExpired(what, timeout_s, container.logs(tail=_LOG_TAIL))
         before = reason
-        time.sleep(pause_s)
+        yield Wait(None, pause_s)
         pause_s = min(1.5 * pause_s, _LONGEST_S)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from attrs import evolve
@@ -14,6 +13,7 @@ from .drivers.protocols import Cgroups
 from .errors import ContainerNotFoundError, InvalidSpecError, WrongStateError
 from .ids import IdMap
 from .results import Pressure, Process, Stats
+from .waiting import Flow, Wait
 
 
 def read(cgroups: Cgroups, container_id: str, init_pid: int) -> Stats:
@@ -49,15 +49,15 @@ def _pressure(raw: Mapping[str, int | None]) -> Pressure | None:
     return Pressure(**found) if len(found) == len(PRESSURES) else None
 
 
-def stream(look: Callable[[], Stats], interval_s: float) -> Iterator[Stats]:
+def stream(look: Callable[[], Stats], interval_s: float) -> Flow[Stats]:
     """A value now and after each interval, until it does not run any more: then `look` says so."""
     if not interval_s > 0:
         raise InvalidSpecError(f"interval_s={interval_s!r}: must be greater than zero")
 
-    def generate(before: Stats) -> Iterator[Stats]:
+    def generate(before: Stats) -> Flow[Stats]:
         yield before
         while True:
-            time.sleep(interval_s)
+            yield Wait(None, interval_s)
             try:
                 now = look()
             except (FileNotFoundError, ContainerNotFoundError, WrongStateError):

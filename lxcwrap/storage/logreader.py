@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from ..errors import FormatError, InvalidSpecError, TimeoutExpired
 from ..results import LogLine
 from ..specs import StrPath
+from ..waiting import Flow, Wait, flows
 from .logs import (
     BLOCK_SIZE,
     CONTINUES,
@@ -41,6 +42,7 @@ MAX_LINE = 1 << 20
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.015
 
 
+@flows
 def read_lines(
     directory: StrPath,
     *,
@@ -51,7 +53,7 @@ def read_lines(
     follow: bool = False,
     is_finished: Callable[[], bool] = lambda: True,
     timeout_s: float | None = None,
-) -> Iterator[LogLine]:
+) -> Flow[LogLine]:
     """Lines of the log in `directory`, oldest first; none if there is no log.
 
     tail: only the last so many of the lines asked for; read from the end of the log.
@@ -115,7 +117,7 @@ def _read(
     query: _Query,
     is_finished: Callable[[], bool] | None,
     timeout_s: float | None,
-) -> Iterator[LogLine]:
+) -> Flow[LogLine]:
     with closing(_Log(directory)) as log:
         found, assembler = _so_far(log, query, tail, with_unfinished=is_finished is None)
         yield from found
@@ -167,7 +169,7 @@ def _follow(
     until: datetime | None,
     is_finished: Callable[[], bool],
     timeout_s: float | None,
-) -> Iterator[LogLine]:
+) -> Flow[LogLine]:
     deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
     pause = _SHORTEST_PAUSE_S
     while True:
@@ -182,7 +184,7 @@ def _follow(
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutExpired("following the log", timeout_s or 0.0)
-        time.sleep(min(pause, remaining))
+        yield Wait(None, min(pause, remaining))
         pause = min(pause * 1.5, _LONGEST_PAUSE_S)
 
 

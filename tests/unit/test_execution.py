@@ -21,6 +21,7 @@ from lxcwrap.execution import DEVNULL, PIPE, STDOUT, Popen, Streams, Transfer, c
 from lxcwrap.results import Completed
 from lxcwrap.supervisor import wire
 from lxcwrap.supervisor.client import Conversation
+from lxcwrap.waiting import finish
 
 
 def open_fds() -> int:
@@ -363,7 +364,7 @@ def test_time_is_kept_while_output_comes_without_end(make: Make) -> None:
     transfer = Transfer(None, other.streams.files["stdout"], None, None)
     began = time.monotonic()
     with flood(other.fds["stdout"]), pytest.raises(TimeoutExpired):
-        transfer.run(began + 0.2, other.conversation, lambda: False)
+        finish(transfer.run(began + 0.2, other.conversation, lambda: False))
     assert time.monotonic() - began < 5 and transfer.result()[0].startswith(b"yy")
 
 
