@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import selectors
 import signal
 import socket
@@ -12,6 +11,7 @@ import termios
 import tty
 from typing import IO, Protocol
 
+from .drivers.polling import readable
 from .errors import ExecError
 
 
@@ -75,7 +75,7 @@ def _relay(command: OnTerminal, keyboard: int, screen: int) -> None:
 
 def _drain(master: int, screen: int) -> None:
     """What it had written when it ended. Others may hold its terminal open: no end to wait for."""
-    while select.select([master], [], [], 0)[0] and _pass(master, screen):
+    while readable(master, timeout_s=0) and _pass(master, screen):
         pass
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 from types import TracebackType
 
 from . import syscalls
+from .polling import readable
 
 _MODIFY, _MOVED_FROM, _CREATE = 0x2, 0x40, 0x100
 
@@ -24,7 +24,7 @@ class Watch:
 
     def wait(self, timeout_s: float | None) -> bool:
         """Whether there was a change since the last call, or is within `timeout_s`; None waits for ever."""
-        if not select.select([self._fd], [], [], timeout_s)[0]:
+        if not readable(self._fd, timeout_s=timeout_s):
             return False
         try:
             while os.read(self._fd, 65536):

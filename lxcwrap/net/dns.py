@@ -11,11 +11,11 @@ Imported by the fork-server: no heavy imports here.
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 from contextlib import suppress
 
+from ..drivers.polling import readable
 from .firewall import network_rules
 from .names import hosts_text, reverse_zones
 from .plumbing import locked
@@ -128,7 +128,7 @@ class NameServers:
 def _await_end(pid: int) -> None:
     """Whose memory is gone already, but maybe not its sockets, which have the address of the next server."""
     with suppress(ProcessLookupError), open(os.pidfd_open(pid), "rb") as ended:
-        select.select([ended], [], [], _ENDED_WITHIN_S)
+        readable(ended.fileno(), timeout_s=_ENDED_WITHIN_S)
 
 
 def _options(network: Network, place: str) -> list[str]:

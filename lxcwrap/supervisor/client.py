@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from ..drivers.polling import readable
 from ..errors import SupervisorError, UnsupportedError
 from . import spawning, wire
 
@@ -101,7 +102,7 @@ class Supervisor:
             if pid is not None:
                 server = os.pidfd_open(pid)
                 try:
-                    select.select([server], [], [], _END_TIMEOUT_S)
+                    readable(server, timeout_s=_END_TIMEOUT_S)
                 finally:
                     os.close(server)
 

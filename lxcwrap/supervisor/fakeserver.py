@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from ..drivers.fake import exit_code, find_program, play
 from ..drivers.pidfd import boot_id, open_same, start_time
+from ..drivers.polling import readable
 from ..storage.logs import STDERR, STDOUT, LogWriter, open_pipe
 from ..storage.root import RootDir
 from . import call, wire
@@ -118,7 +119,7 @@ def _execute(request: wire.Message, client: socket.socket, fds: list[int]) -> No
     process, exec_error = _play(request, words, request["env"], stdio)
     pidfd = os.pidfd_open(process.pid)
     _tell(client, {"event": "started", "pid": process.pid, "exec_error": exec_error}, [pidfd])
-    if pidfd not in select.select([pidfd, init], [], [])[0]:
+    if pidfd not in readable(pidfd, init):
         process.kill()  # with its init a container ends
     _tell(client, {"event": "exited", "exit_code": exit_code(process), "exec_error": exec_error})
 

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from ..drivers import syscalls
 from ..drivers.pidfd import open_same, start_time
+from ..drivers.polling import readable
 from ..net.firewall import Firewall, Forward
 from . import wire
 from .relays import Datagrams, Listener, Loop
@@ -80,7 +81,7 @@ def end(bundle: str) -> None:
     for pidfd in _processes(bundle):
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], _PATIENCE_S)
+        readable(pidfd, timeout_s=_PATIENCE_S)
         os.close(pidfd)
     with suppress(FileNotFoundError):
         os.unlink(f"{bundle}/{_LIST}")

@@ -22,6 +22,7 @@ import time
 
 from ..drivers import syscalls
 from ..drivers.pidfd import exit_code_of
+from ..drivers.polling import readable
 from ..storage.logs import LogWriter, open_pipe
 from . import journal, restarting, runner
 from .handover import WAITING, flat_json, hand, send_frame, take, unix_socket
@@ -49,7 +50,7 @@ def stand_by(channel: socket.socket, reports: socket.socket, orders_fd: int) -> 
     os.setsid()
     syscalls.set_process_name(WAITING)
     monitor = Monitor(channel, reports, orders_fd)
-    select.select([channel.fileno(), monitor.runner_fd], [], [])
+    readable(channel.fileno(), monitor.runner_fd)
     if monitor.runner_has_ended() or (received := take(channel)) is None:
         return  # of no use without a runner; or the server has ended, or has enough of us
     syscalls.set_process_name("lxcwrap-monitor")
@@ -89,7 +90,7 @@ class Monitor:
         self.runner_fd = os.pidfd_open(self.runner)
 
     def runner_has_ended(self) -> bool:
-        return bool(select.select([self.runner_fd], [], [], 0)[0])
+        return bool(readable(self.runner_fd, timeout_s=0))
 
     # --- start ---
 

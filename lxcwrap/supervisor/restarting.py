@@ -14,12 +14,12 @@ restart.json. If the waiting process is killed, the fork-server lets another wai
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 
 from ..drivers import syscalls
 from ..drivers.pidfd import boot_id, lives, open_same, start_time
+from ..drivers.polling import readable
 from .handover import flat_json
 from .records import Records
 
@@ -125,7 +125,7 @@ def _await_end(parent: int) -> None:
     except ProcessLookupError:
         return
     if os.getppid() == parent:
-        select.select([fd], [], [])
+        readable(fd)
     os.close(fd)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..drivers.cgroups import CgroupHost
+from ..drivers.polling import readable
 from . import nursery, starter
 from .handover import close_all, hand, take
 
@@ -87,7 +87,7 @@ class Standby:
 
 
 def _has_ended(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
+    return bool(readable(pidfd, timeout_s=0))
 
 
 def fork_in(nursery_end: socket.socket, what: str, ends: Sequence[socket.socket]) -> int:

@@ -95,6 +95,11 @@ def test_only_drivers_call_the_kernel_directly() -> None:
     assert users <= {"drivers"}
 
 
+def test_descriptors_may_have_any_number() -> None:
+    """select(2) knows none above 1023: it is not used."""
+    assert not [path for path in MODULES if "select.select(" in path.read_text()]
+
+
 def test_importing_lxcwrap_is_light() -> None:
     """What is slow to import is imported when it is first used."""
     heavy = set("_lxc attr ctypes isal sqlite3 subprocess tarfile urllib3 yaml zstandard".split())
