@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .netspecs import NetworkSpec as NetworkSpec
     from .netspecs import Port as Port
     from .netspecs import PortBinding as PortBinding
+    from .netspecs import Rate as Rate
     from .network import Network as Network
     from .networks import Networks as Networks
     from .options import ContainerOptions as ContainerOptions
@@ -120,7 +121,7 @@ _HOME = {
     "image": "Image",
     "imagechanges": "ImageChanges",
     "images": "Images",
-    "netspecs": "Endpoint NetworkSpec Port PortBinding",
+    "netspecs": "Endpoint NetworkSpec Port PortBinding Rate",
     "network": "Network",
     "networks": "Networks",
     "options": "ContainerOptions",

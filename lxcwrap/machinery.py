@@ -15,6 +15,7 @@ from .drivers.pidfd import start_time
 from .drivers.protocols import Cgroups
 from .errors import UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
+from .net import rates
 from .net.dns import NameServers
 from .net.firewall import Firewall
 from .net.kernel import KernelNetworks
@@ -122,6 +123,10 @@ class Machinery:
         for container_id, network_id in self.network_store.abandoned():
             with suppress(FileNotFoundError), wiring.marked(self.bundle(container_id)):
                 self.take_off(container_id, network_id)
+        for container_id in rows:
+            if rates.is_changing(str(self.bundle(container_id))):
+                with suppress(FileNotFoundError), wiring.marked(self.bundle(container_id)):
+                    self.limit_rates(container_id)
         self.port_store.clean()
         self.image_store.clean()
         self.layers.clean()
@@ -144,6 +149,12 @@ class Machinery:
         with self.port_store.following(container_id) as change:
             self.network_store.release(change, container_id, network_id)
         forwarder.look_again(str(self.bundle(container_id)))
+
+    def limit_rates(self, container_id: str) -> None:
+        """As the records say, if it runs; for the one who changes its endpoints."""
+        with suppress(wiring.NotRunning), wiring.network_of(self.bundle(container_id)) as netns_fd:
+            self.kernel_networks.limit(netns_fd, self.network_store.wires(container_id))
+        rates.end_change(str(self.bundle(container_id)))
 
     def settle(self, container_id: str) -> None:
         """Put an end on record to a run whose monitor was killed, and clear its remains. The fork-server does

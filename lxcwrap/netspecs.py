@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from ipaddress import ip_address
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import field, frozen
 
@@ -19,6 +20,8 @@ PROTOCOLS = ("tcp", "udp", "sctp")
 _MTU = (1280, 65535)  # with less there is no IPv6 (RFC 8200)
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 _INTERFACE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}")
+_RATE = re.compile(r"(\d{1,13}(?:\.\d{1,9})?)\s*([KMGT]i?)?bit(?:/s)?", re.IGNORECASE | re.ASCII)
+_RATES = (1_000, 10**12)  # bits a second
 
 
 def _address(value: str | None) -> str | None:
@@ -112,12 +115,53 @@ class PortBinding:
     protocol: Protocol
 
 
+def parse_rate(value: int | str | None) -> int | None:
+    """Bits a second. In text ``"1Mbit"`` is 10**6, ``"1Mibit"`` 2**20; ``/s`` may follow. None: no limit."""
+    if value is None:
+        return None
+    match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if isinstance(value, bool) or not (match or isinstance(value, int)):
+        raise InvalidSpecError(f"rate {value!r}: give bits a second, as an int or as text such as '100Mbit'")
+    if match:
+        prefix = (match[2] or "").lower()
+        base = 1024 if prefix.endswith("i") else 1000
+        factor: int = base ** (" kmgt".index(prefix[0]) if prefix else 0)
+        value = round(Decimal(match[1]) * factor)
+    rate, (least, most) = int(value), _RATES
+    if not least <= rate <= most:
+        raise InvalidSpecError(f"rate {value!r}: must be within 1kbit..1Tbit a second; None is no limit")
+    return rate
+
+
+@frozen(kw_only=True)
+class Rate:
+    """How fast a container may send (`egress`) and receive (`ingress`) by one network, each by itself.
+
+    Bits a second: an int, or text such as ``"100Mbit"``, ``"1.5Gbit"`` or ``"64Kibit"``, from 1 kbit to
+    1 Tbit. None: no limit. Where a rate is asked for, one such figure stands for both directions.
+    """
+
+    egress: int | None = field(default=None, converter=parse_rate)
+    ingress: int | None = field(default=None, converter=parse_rate)
+
+
+RateOption = Rate | int | str
+
+
+def as_rate(value: RateOption | Mapping[str, Any] | None) -> Rate | None:
+    """A mapping is a `Rate` as the records have it."""
+    if value is None or isinstance(value, Rate):
+        return value
+    return Rate(**value) if isinstance(value, Mapping) else Rate(egress=value, ingress=value)
+
+
 @frozen(kw_only=True)
 class Endpoint:
     """One container on one network. What is None is chosen.
 
     ip, ip6: addresses of the network's subnets.  mac: as ``"02:00:00:00:00:01"``.  aliases: further names it
-    has there.  interface: name of the link inside, such as ``"eth0"``.
+    has there.  interface: name of the link inside, such as ``"eth0"``.  rate: see `Rate`; None: that of the
+    container's `Limits`, or else of the network; ``Rate()``: no limit, whatever those say.
     """
 
     ip: str | None = field(default=None, converter=_address)
@@ -125,6 +169,7 @@ class Endpoint:
     mac: str | None = None
     aliases: tuple[str, ...] = field(default=(), converter=_names)
     interface: str | None = None
+    rate: Rate | None = field(default=None, converter=as_rate)
 
     def __attrs_post_init__(self) -> None:
         for name, sign in (("ip", "."), ("ip6", ":")):
@@ -152,6 +197,7 @@ class NetworkSpec:
     mtu: int
     parent: str = ""
     labels: Mapping[str, str] = field(factory=dict)
+    rate: Rate | None = field(default=None, converter=as_rate)
 
     def __attrs_post_init__(self) -> None:
         if self.driver not in DRIVERS:

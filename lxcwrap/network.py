@@ -11,7 +11,7 @@ from .container import Container
 from .containers import Containers
 from .errors import NetworkNotFoundError
 from .machinery import Machinery
-from .netspecs import Driver, Endpoint, NetworkSpec
+from .netspecs import Driver, Endpoint, NetworkSpec, Rate, RateOption
 
 
 class Network:
@@ -69,6 +69,11 @@ class Network:
         return self.spec.internal
 
     @property
+    def rate(self) -> Rate | None:
+        """Of each container on it that has none of its own; None: no limit."""
+        return self.spec.rate
+
+    @property
     def labels(self) -> Mapping[str, str]:
         return self.spec.labels
 
@@ -100,6 +105,7 @@ class Network:
         ip6: str | None = None,
         mac: str | None = None,
         interface: str | None = None,
+        rate: RateOption | None = None,
     ) -> Endpoint:
         """Let a container be on it too: at once if it runs, and at its next starts; where it is now.
 
@@ -107,7 +113,7 @@ class Network:
         has no network of its own; AddressInUseError, ExhaustedError; then nothing has changed.
         """
         found = Containers(self._machinery)[container]
-        endpoint = Endpoint(ip=ip, ip6=ip6, mac=mac, aliases=aliases, interface=interface)
+        endpoint = Endpoint(ip=ip, ip6=ip6, mac=mac, aliases=aliases, interface=interface, rate=rate)
         networking.connect(self._machinery, self._id, found.id, endpoint)
         return networking.endpoints(self._machinery, found.id)[self.name]
 
@@ -117,6 +123,17 @@ class Network:
         Raises InvalidSpecError: it is not there.
         """
         networking.disconnect(self._machinery, self._id, Containers(self._machinery)[container].id)
+
+    def limit(self, rate: RateOption | None, *, container: str | Container | None = None) -> None:
+        """Let each container on it send and receive no faster than that, at once and from now on, or that one
+        `container`. For `rate` see `Rate`.
+
+        None: no limit; for one container: no rate of its own here. What is nearer goes before: that of a
+        container on this network, on all of its networks (`Limits`), of all on this network. Raises
+        InvalidSpecError: the container is not on it; UnsupportedError, KernelError; then nothing has changed.
+        """
+        container_id = None if container is None else Containers(self._machinery)[container].id
+        networking.limit(self._machinery, self._id, container_id, rate)
 
     def partition(self, *parts: Iterable[str | Container]) -> AbstractContextManager[None]:
         """In a ``with`` block containers of different `parts` do not reach each other by this network: what

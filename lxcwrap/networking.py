@@ -13,19 +13,21 @@ from attrs import evolve
 from . import lifecycle
 from .drivers.pidfd import start_time
 from .errors import (
+    ContainerNotFoundError,
     InvalidSpecError,
     KernelError,
+    LxcwrapError,
     NameInUseError,
     SupervisorError,
     WrongStateError,
 )
 from .machinery import Machinery
-from .net import partition, plumbing
+from .net import partition, plumbing, rates
 from .net.dns import NameServers, has_names
 from .net.ipam import Subnet, free_subnet, ula_pool
 from .net.store import NOBODY, Owner
-from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec, Port, PortBinding
-from .specs import ContainerSpec, State
+from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec, Port, PortBinding, Rate, RateOption, as_rate
+from .specs import ContainerSpec, Limits, State
 from .supervisor import forwarder, wiring
 
 DEFAULT = "default"  # made when it is first used
@@ -49,6 +51,7 @@ def create(
     dns: bool = True,
     parent: str | None = None,
     labels: Mapping[str, str] | None = None,
+    rate: RateOption | None = None,
 ) -> str:
     """Its id. For the rest see `Networks.create`."""
     if driver not in DRIVERS:
@@ -58,6 +61,7 @@ def create(
     store, kernel = machinery.network_store, machinery.kernel_networks
     dns = dns and driver == "bridge" and kernel.has_names
     kernel.check(driver, dns=dns)
+    _check_rates(machinery, as_rate(rate))
     mtu = mtu or kernel.usual_mtu(parent)
     with kernel.choosing():
         with machinery.state.transaction() as change:
@@ -77,6 +81,7 @@ def create(
                 mtu=mtu,
                 parent=parent or "",
                 labels=dict(labels or {}),
+                rate=rate,
             )
             network_id = store.add(change, name, spec)
         # With a row it is ours to clear, and others see its subnet.
@@ -131,6 +136,7 @@ def resolve(machinery: Machinery, spec: ContainerSpec, find: Callable[[str], str
 
     find: gives a container's id by its name. Raises NetworkNotFoundError, ContainerNotFoundError.
     """
+    _check_rates(machinery, spec.limits.network_rate, *(each.rate for each in spec.networks.values()))
     kind, _, owner = spec.network_mode.partition(":")
     if kind == "container":
         return evolve(spec, network_mode=f"container:{find(owner)}")
@@ -158,7 +164,8 @@ def _endpoint(wire: plumbing.Wire) -> Endpoint:
     import json
 
     facts = {name: wire[name] for name in ("ip", "ip6", "mac", "interface")}
-    return Endpoint(aliases=json.loads(wire["aliases"]), **facts)
+    rate = Rate(egress=wire["egress_bps"] or None, ingress=wire["ingress_bps"] or None)
+    return Endpoint(aliases=json.loads(wire["aliases"]), rate=None if rate == Rate() else rate, **facts)
 
 
 def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: Endpoint) -> None:
@@ -168,6 +175,7 @@ def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: 
     name = store.row(network_id)["name"]
     if spec.network_mode != "own":
         raise InvalidSpecError(f"{spec.name} has the network of another ({spec.network_mode})")
+    _check_rates(machinery, endpoint.rate)
     with _changing(machinery, container_id):
         with machinery.port_store.following(container_id) as change:
             if lifecycle.look(machinery, container_id).state is State.CREATING:
@@ -207,6 +215,79 @@ def _changing(machinery: Machinery, container_id: str) -> Iterator[None]:
     except FileNotFoundError:
         lifecycle.row(machinery, container_id)  # it was removed meanwhile
         raise
+
+
+def limit(machinery: Machinery, network_id: str, container_id: str | None, rate: RateOption | None) -> None:
+    """See `Network.limit`."""
+    network = machinery.network_store.row(network_id)
+    if container_id and not _wire(machinery, container_id, network_id):
+        name = lifecycle.spec_of(machinery, container_id).name
+        raise InvalidSpecError(f"{name} is not on network {network['name']}")
+    with _limited(machinery, network_id, container_id, as_rate(rate)):
+        pass
+
+
+def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
+    """See `Container.update`."""
+    if not isinstance(limits, Limits) or limits.network_rate is None:
+        return lifecycle.update(machinery, container_id, limits)
+    spec = lifecycle.spec_of(machinery, container_id)
+    evolve(spec, limits=limits)  # raises InvalidSpecError: it has no network of its own
+    with _limited(machinery, None, container_id, limits.network_rate):
+        lifecycle.update(machinery, container_id, limits)
+
+
+@contextmanager
+def _limited(
+    machinery: Machinery, network_id: str | None, container_id: str | None, rate: Rate | None
+) -> Iterator[None]:
+    """With this rate, in the records and the kernel; with that of before if the block fails, or the kernel
+    does. Of a network, a container, or a container on a network."""
+    _check_rates(machinery, rate)
+    before, concerned = _record_rate(machinery, network_id, container_id, rate)
+    try:
+        for each in concerned:
+            _limit_links(machinery, each)
+        yield
+    except BaseException:
+        with suppress(LookupError):
+            _record_rate(machinery, network_id, container_id, before)
+        for each in concerned:
+            with suppress(LxcwrapError):
+                _limit_links(machinery, each)
+        raise
+
+
+def _record_rate(
+    machinery: Machinery, network_id: str | None, container_id: str | None, rate: Rate | None
+) -> tuple[Rate | None, list[str]]:
+    """What it was, and the containers that are concerned: all that have read it before."""
+    store = machinery.network_store
+    with machinery.state.transaction() as change:
+        before = store.change_rate(change, network_id, container_id, rate)
+        concerned = [each for each, _ in store.users(network_id)] if network_id else []
+        if container_id:
+            concerned = [container_id]
+        for each in concerned:
+            rates.begin_change(str(machinery.bundle(each)))
+    return before, concerned
+
+
+def _limit_links(machinery: Machinery, container_id: str) -> None:
+    def act(netns_fd: int) -> None:
+        machinery.kernel_networks.limit(netns_fd, machinery.network_store.wires(container_id))
+
+    with suppress(ContainerNotFoundError):
+        if machinery.network_store.wires(container_id):
+            with _changing(machinery, container_id):
+                _settle(machinery, container_id, act)
+        rates.end_change(str(machinery.bundle(container_id)))
+
+
+def _check_rates(machinery: Machinery, *wanted: Rate | None) -> None:
+    """Raises UnsupportedError: there are limits among them, and the kernel has none."""
+    if any(rate not in (None, Rate()) for rate in wanted):
+        machinery.kernel_networks.check_rates()
 
 
 def partitioned(

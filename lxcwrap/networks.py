@@ -10,7 +10,7 @@ from typing import TypeVar
 from . import networking
 from .errors import NetworkNotFoundError, StillUsedError
 from .machinery import Machinery
-from .netspecs import Driver
+from .netspecs import Driver, RateOption
 from .network import Network
 from .options import check_network_name
 
@@ -62,6 +62,7 @@ class Networks:
         dns: bool = True,
         parent: str | None = None,
         labels: Mapping[str, str] | None = None,
+        rate: RateOption | None = None,
     ) -> Network:
         """A new network, of nobody yet.
 
@@ -72,6 +73,7 @@ class Networks:
         driver: ``"bridge"``, of the host; ``"macvlan"``: containers are on the network of the host's link
         `parent`, each with a MAC address of its own, and do not reach the host by it; ``"ipvlan"``: the same
         with that of `parent`.  mtu: longest packet; None: that of the link by which the host sends.
+        rate: how fast each container may send and receive by it, such as ``"100Mbit"`` for each, or a `Rate`.
 
         Raises InvalidSpecError, NameInUseError; AddressInUseError: the subnet is another's, or routed by the
         host; ExhaustedError; UnsupportedError: this kernel lacks it. Nothing is made then.
@@ -89,6 +91,7 @@ class Networks:
             dns=dns,
             parent=parent,
             labels=labels,
+            rate=rate,
         )
         return Network(self._machinery, network_id)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 from attrs import Attribute, field, frozen
 
 from .errors import InvalidSpecError
-from .netspecs import Endpoint, Port
+from .netspecs import Endpoint, Port, Rate, as_rate
 from .policies import HealthCheck, RestartPolicy
 
 StrPath = str | os.PathLike[str]
@@ -154,6 +154,7 @@ class Limits:
     cpus: processors' worth of time, such as 0.5.  cpu_weight: share of busy ones, 1..10000, normally 100.
     cpuset: processors it may run on, such as ``"0-1,4"``.  pids: number of processes and threads.
     read_bps, write_bps: bytes a second from and to each block device.
+    network_rate: on each of its networks, in place of the network's own: see `Rate`.
     disk: bytes of what it writes, without volumes; only for one that is made with it, and then it can grow.
     """
 
@@ -165,6 +166,7 @@ class Limits:
     pids: int | None = field(default=None, validator=_positive)
     read_bps: int | None = field(default=None, converter=_optional_size, validator=_positive)
     write_bps: int | None = field(default=None, converter=_optional_size, validator=_positive)
+    network_rate: Rate | None = field(default=None, converter=as_rate)
     disk: int | None = field(default=None, converter=_optional_size)
 
     def __attrs_post_init__(self) -> None:
@@ -417,5 +419,7 @@ class ContainerSpec:
             raise InvalidSpecError(
                 f"network={self.network_mode!r}: it has no network of its own to connect or publish ports of"
             )
+        if self.limits.network_rate:
+            raise InvalidSpecError(f"network={self.network_mode!r}: what others have it cannot limit")
         if any(name.startswith("net.") for name in self.sysctls):
             raise InvalidSpecError(f"network={self.network_mode!r}: sysctls net.* would not be its own")

@@ -16,6 +16,7 @@ from .rtnetlink import Rtnetlink
 
 NEWQDISC, DELQDISC, NEWTFILTER, GETTFILTER = 36, 37, 44, 46
 _ROOT, _INGRESS, _INGRESS_PARENT = 0xFFFFFFFF, 0xFFFF0000, 0xFFFFFFF1
+_BUCKET = 0x1_0000  # 1:0; another discipline can be put into it, at 1:1, and stays when the rate changes
 _KIND, _OPTIONS = 1, 2
 _TBF_PARMS, _TBF_RATE64, _TBF_BURST, _ETHERNET = 1, 4, 6, 1
 _U32_SELECTOR, _U32_ACTION, _U32_TERMINAL = 5, 7, 1
@@ -87,12 +88,13 @@ def shape(index: int, bps: int) -> Request:
         attribute(_TBF_RATE64, struct.pack("=Q", rate)),
         attribute(_TBF_BURST, struct.pack("=I", burst)),
     )
-    body = _tc(index, handle=0x10000, parent=_ROOT) + text(_KIND, "tbf") + options
+    body = _tc(index, handle=_BUCKET, parent=_ROOT) + text(_KIND, "tbf") + options
     return Request("limit link", str(index), NEWQDISC, CREATE | REPLACE, body)
 
 
 def unshape(index: int) -> Request:
-    return Request("unlimit link", str(index), DELQDISC, 0, _tc(index, parent=_ROOT))
+    """Takes our bucket away, no other discipline that somebody has put in its place."""
+    return Request("unlimit link", str(index), DELQDISC, 0, _tc(index, handle=_BUCKET, parent=_ROOT))
 
 
 def redirect(index: int, to: int) -> tuple[Request, Request]:

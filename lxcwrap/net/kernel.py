@@ -38,6 +38,11 @@ class KernelNetworks:
             what = "no name server for containers (dnsmasq)"
             raise UnsupportedError(what, "apt install dnsmasq-base, or make the network with dns=False")
 
+    def check_rates(self) -> None:
+        """Raises UnsupportedError: links cannot be limited here, with the reason."""
+        if reason := _probe("rate limits"):
+            raise UnsupportedError(f"this kernel cannot limit rates ({reason})", "modprobe -a sch_tbf ifb")
+
     def choosing(self) -> AbstractContextManager[None]:
         """Within, no other root directory of this machine chooses a subnet: from looking what is in use until
         it is in use."""
@@ -83,7 +88,12 @@ class KernelNetworks:
 
     def unplug(self, netns_fd: int, wire: plumbing.Wire, connected: Iterable[plumbing.Wire]) -> None:
         """See `plumbing.unplug`."""
-        plumbing.unplug(netns_fd, wire, connected)
+        plumbing.unplug(netns_fd, wire, connected, str(self._root.run))
+
+    def limit(self, netns_fd: int, connected: Iterable[plumbing.Wire]) -> None:
+        """See `plumbing.limit`."""
+        with Rtnetlink() as net:
+            plumbing.limit(net, netns_fd, connected, str(self._root.run))
 
     def make_socket(self, netns_fd: int, family: int) -> socket.socket:
         """A TCP socket in a network namespace; the thread stays where it is."""
@@ -97,6 +107,9 @@ class FakeNetworks(KernelNetworks):
     has_names = False
 
     def check(self, driver: str, *, dns: bool) -> None:
+        pass
+
+    def check_rates(self) -> None:
         pass
 
     def choosing(self) -> AbstractContextManager[None]:
@@ -118,6 +131,9 @@ class FakeNetworks(KernelNetworks):
         pass
 
     def unplug(self, netns_fd: int, wire: plumbing.Wire, connected: Iterable[plumbing.Wire]) -> None:
+        pass
+
+    def limit(self, netns_fd: int, connected: Iterable[plumbing.Wire]) -> None:
         pass
 
     def make_socket(self, netns_fd: int, family: int) -> socket.socket:

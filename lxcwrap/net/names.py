@@ -78,6 +78,10 @@ def veth_name(endpoint_id: str) -> str:
     return f"lxv{endpoint_id[:12]}"
 
 
-def detour_name(endpoint_id: str) -> str:
-    """The device that limits what comes from the container (see drivers/traffic.py)."""
-    return f"lxi{endpoint_id[:12]}"
+def detour_name(link: str) -> str:
+    """The device that limits what comes from the container by the host's end `link` (see rates.py)."""
+    return f"lxi{link[3:]}"
+
+
+def link_of_detour(detour: str) -> str:
+    return veth_name(detour[3:])

@@ -23,6 +23,7 @@ from ..drivers.namespaces import link_is_up
 from ..drivers.netlink_dumps import read_addresses, read_links
 from ..drivers.netlink_messages import packed_network
 from ..drivers.rtnetlink import Rtnetlink
+from . import rates
 from .firewall import Firewall
 from .names import veth_name
 
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 Network = dict[str, "Any"]  # id, name, bridge, and the fields of its NetworkSpec
-Wire = dict[str, "Any"]  # the columns of an endpoint, and `network`: its Network
+# The columns of an endpoint, `network`: its Network, and `egress_bps` and `ingress_bps`: 0 is no limit.
+Wire = dict[str, "Any"]
 
 _WIRES = """
-    SELECT endpoints.*, networks.name, networks.bridge, networks.spec FROM endpoints
-    JOIN networks ON networks.id = network_id WHERE container_id = ? ORDER BY position
+    SELECT endpoints.*, networks.name, networks.bridge, networks.spec, coalesce(
+        rate, json_extract(containers.spec, '$.limits.network_rate'), json_extract(networks.spec, '$.rate')
+    ) AS in_force FROM endpoints JOIN networks ON networks.id = network_id
+    JOIN containers ON containers.id = container_id WHERE container_id = ? ORDER BY position
 """
 _TEARDOWN_S = 5.0  # the kernel takes 20 ms
 
@@ -48,7 +52,9 @@ def wires(connection: sqlite3.Connection, container_id: str) -> list[Wire]:
 
 def _wire(row: dict[str, Any]) -> Wire:
     names = {"id": row["network_id"], "name": row.pop("name"), "bridge": row.pop("bridge")}
-    return {**row, "network": {**json.loads(row.pop("spec")), **names}}
+    rate = json.loads(row.pop("in_force") or "{}")
+    limits = {f"{direction}_bps": rate.get(direction) or 0 for direction in ("egress", "ingress")}
+    return {**row, **limits, "network": {**json.loads(row.pop("spec")), **names}}
 
 
 def addresses(wire: Wire) -> list[str]:
@@ -140,7 +146,7 @@ def plug_all(net: Rtnetlink, netns_fd: int, connected: list[Wire], run: str) -> 
     with Rtnetlink(netns_fd) as inside:
         for wire in connected:
             ensure_network(net, wire["network"], run)
-            _plug(net, inside, netns_fd, wire)
+            _plug(net, inside, netns_fd, wire, run)
         _default_routes(inside, connected)
 
 
@@ -152,21 +158,32 @@ def plug(net: Rtnetlink, netns_fd: int, wire: Wire, connected: Iterable[Wire], r
     Firewall(os.path.dirname(run)).endpoint_added(wire)
     with Rtnetlink(netns_fd) as inside:
         try:
-            _plug(net, inside, netns_fd, wire)
+            _plug(net, inside, netns_fd, wire, run)
             _default_routes(inside, connected)
         except BaseException:
-            _unplug(netns_fd, wire)
+            _unplug(netns_fd, wire, run)
             raise
 
 
-def unplug(netns_fd: int, wire: Wire, connected: Iterable[Wire]) -> None:
+def unplug(netns_fd: int, wire: Wire, connected: Iterable[Wire], run: str) -> None:
     """Take one link from a container that runs, if it has it. connected: all that it keeps."""
-    _unplug(netns_fd, wire)
+    _unplug(netns_fd, wire, run)
     with Rtnetlink(netns_fd) as inside:
         _default_routes(inside, connected)
 
 
-def _plug(net: Rtnetlink, inside: Rtnetlink, netns_fd: int, wire: Wire) -> None:
+def limit(net: Rtnetlink, netns_fd: int, connected: Iterable[Wire], run: str) -> None:
+    """The links of a container that runs are limited as `connected` says; those that are there."""
+    with Rtnetlink(netns_fd) as inside:
+        for wire in connected:
+            try:
+                rates.apply(net, inside, wire, os.path.dirname(run))
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+
+
+def _plug(net: Rtnetlink, inside: Rtnetlink, netns_fd: int, wire: Wire, run: str) -> None:
     network, name = wire["network"], wire["interface"]
     facts: dict[str, Any] = {"netns_fd": netns_fd, "mtu": network["mtu"], "mac": wire["mac"]}
     if network["driver"] == "bridge":
@@ -181,6 +198,8 @@ def _plug(net: Rtnetlink, inside: Rtnetlink, netns_fd: int, wire: Wire) -> None:
         net.apply(port, links.without_link_local(link), links.change(link, up=True))
     else:
         net.apply(links.macvlan(name, net.index(network["parent"]), **facts))
+    if wire["egress_bps"] or wire["ingress_bps"]:
+        rates.apply(net, inside, wire, os.path.dirname(run))
     index = inside.index(name)
     own = [(wire["ip"], network["subnet"]), (wire["ip6"], network["subnet6"])]
     inside.apply(*(links.address(index, _with_length(*pair)) for pair in own if pair[0]))
@@ -212,7 +231,7 @@ def _default_routes(inside: Rtnetlink, connected: Iterable[Wire]) -> None:
                 inside.apply(links.route(everything, via=gateway, index=index))
 
 
-def _unplug(netns_fd: int, wire: Wire) -> None:
+def _unplug(netns_fd: int, wire: Wire, run: str) -> None:
     """Without waiting until the kernel has let go of the link: 20 ms after that was last seen."""
     from threading import Thread  # here, as in the fork-server it would cost each fork memory
 
@@ -225,6 +244,7 @@ def _unplug(netns_fd: int, wire: Wire) -> None:
         removal.start()
         while removal.is_alive() and _has(net, link):
             removal.join(0.0003)
+    rates.forget(wire, netns_fd, os.path.dirname(run))
 
 
 def _discard_apart(net: Rtnetlink, link: str) -> None:

@@ -16,7 +16,7 @@ from attrs import asdict
 
 from ..drivers.pidfd import start_time
 from ..errors import AddressInUseError, InvalidSpecError, NameInUseError, NetworkNotFoundError, StillUsedError
-from ..netspecs import Endpoint, NetworkSpec
+from ..netspecs import Endpoint, NetworkSpec, Rate, as_rate
 from ..storage.state import State
 from .ipam import Subnet, check_mac, mac_of
 from .names import bridge_name, check_alias, veth_name
@@ -34,9 +34,13 @@ _HOLDER = """
     SELECT containers.name FROM endpoints JOIN containers ON containers.id = container_id
     WHERE network_id = ? AND {column} = ?
 """
-_INSERT = "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 Owner = tuple[int, int | None] | tuple[None, None]
 NOBODY: Owner = (None, None)
+# Where rates are: that of a network; of a container, on all its networks; of one on one.
+_NETWORK_RATE = "networks", "spec", "$.rate", "id = :network"
+_CONTAINER_RATE = "containers", "spec", "$.limits.network_rate", "id = :container"
+_ENDPOINT_RATE = "endpoints", "rate", "$", "network_id = :network AND container_id = :container"
 
 
 class NetworkStore:
@@ -141,8 +145,30 @@ class NetworkStore:
             aliases = json.dumps([check_alias(alias) for alias in endpoint.aliases])
             link = veth_name(os.urandom(6).hex())
             position = max(names.values(), default=-1) + 1
-            values = (container_id, network_id, position, interface, link, ip, ip6, mac, aliases, *owner)
+            leased = (position, interface, link, ip, ip6, mac, aliases, *owner, _rate_text(endpoint.rate))
+            values = (container_id, network_id, *leased)
             change.execute(_INSERT, values)
+
+    def change_rate(
+        self,
+        change: sqlite3.Connection,
+        network_id: str | None,
+        container_id: str | None,
+        rate: Rate | None,
+    ) -> Rate | None:
+        """That of a network, of a container, or of a container on a network; what it was. LookupError: there
+        is no such thing."""
+        table, column, path, which = _NETWORK_RATE
+        if container_id:
+            table, column, path, which = _ENDPOINT_RATE if network_id else _CONTAINER_RATE
+        values = {"network": network_id, "container": container_id, "path": path, "rate": _rate_text(rate)}
+        query = f"SELECT json_extract({column}, :path) FROM {table} WHERE {which}"
+        found = change.execute(query, values).fetchone()
+        if found is None:
+            raise LookupError(network_id, container_id)
+        written = "json(:rate)" if path == "$" else f"json_set({column}, :path, json(:rate))"
+        change.execute(f"UPDATE {table} SET {column} = {written} WHERE {which}", values)
+        return as_rate(json.loads(found[0])) if found[0] else None
 
     def release(self, change: sqlite3.Connection, container_id: str, network_id: str) -> None:
         change.execute(
@@ -197,6 +223,10 @@ class NetworkStore:
         """With their positions."""
         query = "SELECT interface, position FROM endpoints WHERE container_id = ?"
         return dict(tuple(row) for row in change.execute(query, (container_id,)))
+
+
+def _rate_text(rate: Rate | None) -> str | None:
+    return None if rate is None else json.dumps(asdict(rate))
 
 
 def _eths() -> Iterable[str]:

@@ -143,6 +143,10 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX ports_by_container ON ports(container_id);
     """,
+    # JSON of a Rate; NULL: that of its container's limits, or of the network's spec.
+    """
+    ALTER TABLE endpoints ADD COLUMN rate TEXT;
+    """,
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..drivers import mounts, netns
 from ..drivers.pidfd import open_same
 from ..drivers.rtnetlink import Rtnetlink
-from ..net import plumbing
+from ..net import plumbing, rates
 from ..net.dns import NameServers, resolv_conf
 from ..net.firewall import MARK as EXPOSED
 from ..net.firewall import Firewall, port_rows
@@ -159,6 +159,7 @@ def conceal(root: RootDir, container_id: str) -> None:
     """Nothing leads any more to a container that has ended; its lock is held."""
     NameServers(root.path).withdraw(container_id)
     forwarder.end(str(root.containers / container_id))
+    rates.forget_all(str(root.path), container_id)
     Firewall(root.path).container_removed(container_id)
 
 
