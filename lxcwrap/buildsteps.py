@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -53,7 +53,7 @@ class BuildSteps:
         *,
         mounts: Sequence[str] = (),
         network: Literal["default", "none", "host"] = "default",
-    ) -> BuildSteps:
+    ) -> Self:
         """Run a shell line, or a list of words without a shell. mounts: as of ``RUN --mount``, such as
         ``"type=cache,target=/root/.cache"``. network: by default as `build` says."""
         if isinstance(mounts, str):
@@ -73,7 +73,7 @@ class BuildSteps:
         link: bool = False,
         parents: bool = False,
         exclude: Sequence[str] = (),
-    ) -> BuildSteps:
+    ) -> Self:
         """Copy files of the context that `build` is given, or of an image or of other steps (`from_`).
 
         The arguments are those of COPY: a destination that ends with ``/`` is a directory.
@@ -95,7 +95,7 @@ class BuildSteps:
         )
         return self._with(copy, other)
 
-    def write(self, path: str, text: str, *, chown: str = "", chmod: str = "") -> BuildSteps:
+    def write(self, path: str, text: str, *, chown: str = "", chmod: str = "") -> Self:
         """Make a file of `text`."""
         document = given.Heredoc(name=posixpath.basename(path) or "text", raw=text, expand=False)
         copy = given.Copy(
@@ -108,7 +108,7 @@ class BuildSteps:
         )
         return self._with(copy)
 
-    def call(self, function: Callable[..., object], /, *args: object, **kwargs: object) -> BuildSteps:
+    def call(self, function: Callable[..., object], /, *args: object, **kwargs: object) -> Self:
         """Call a function of this program in a container of the image so far, as root, as `Container.call`.
 
         It is called again when its code, what it refers to or its arguments are others than before; what
@@ -120,50 +120,50 @@ class BuildSteps:
         text = f"CALL {getattr(function, '__module__', '')}.{name}"
         return self._with(Call(function=function, args=args, kwargs=kwargs, **_common(text)))
 
-    def workdir(self, path: str) -> BuildSteps:
+    def workdir(self, path: str) -> Self:
         """Make `path`, where missing, and go on from there, as containers will. It may be relative."""
         return self._with(given.Workdir(path=path, **_common(f"WORKDIR {path}")))
 
     # --- steps that say how containers start ----------------------------------------------------------------
 
-    def env(self, variables: Mapping[str, str] | None = None, /, **more: str) -> BuildSteps:
+    def env(self, variables: Mapping[str, str] | None = None, /, **more: str) -> Self:
         """Set variables, also for the steps that follow."""
         return self._with(_pairs(given.Env, check_env({**(variables or {}), **more})))
 
-    def label(self, labels: Mapping[str, str] | None = None, /, **more: str) -> BuildSteps:
+    def label(self, labels: Mapping[str, str] | None = None, /, **more: str) -> Self:
         return self._with(_pairs(given.Label, check_env({**(labels or {}), **more})))
 
-    def user(self, user: str | int) -> BuildSteps:
+    def user(self, user: str | int) -> Self:
         """``name``, ``uid`` or ``user:group``, also for the steps that follow."""
         return self._with(given.User(user=str(user), **_common(f"USER {user}")))
 
-    def expose(self, *ports: int | str) -> BuildSteps:
+    def expose(self, *ports: int | str) -> Self:
         """Ports such as ``80``, ``"53/udp"`` or ``"8000-8010"``."""
         words = tuple(map(str, ports))
         return self._with(_checked(given.Expose(ports=words, **_common(f"EXPOSE {' '.join(words)}"))))
 
-    def volume(self, *paths: str) -> BuildSteps:
+    def volume(self, *paths: str) -> Self:
         return self._with(given.Volume(paths=paths, **_common(f"VOLUME {' '.join(paths)}")))
 
-    def entrypoint(self, command: str | Sequence[str]) -> BuildSteps:
+    def entrypoint(self, command: str | Sequence[str]) -> Self:
         """A list of words, or a shell line. The base's command is none of the image's then."""
         made = given.Entrypoint(command=_command(command), **_common(f"ENTRYPOINT {command}"))
         return self._with(made)
 
-    def cmd(self, command: str | Sequence[str]) -> BuildSteps:
+    def cmd(self, command: str | Sequence[str]) -> Self:
         """A list of words, or a shell line."""
         return self._with(given.Cmd(command=_command(command), **_common(f"CMD {command}")))
 
-    def shell(self, argv: Sequence[str]) -> BuildSteps:
+    def shell(self, argv: Sequence[str]) -> Self:
         """What executes shell lines from here on."""
         words = check_argv(argv, "shell") or ()
         return self._with(given.Shell(argv=words, **_common(f"SHELL {list(words)}")))
 
-    def stop_signal(self, signal: str | int) -> BuildSteps:
+    def stop_signal(self, signal: str | int) -> Self:
         made = given.StopSignal(signal=str(signal), **_common(f"STOPSIGNAL {signal}"))
         return self._with(_checked(made))
 
-    def healthcheck(self, check: Healthcheck) -> BuildSteps:
+    def healthcheck(self, check: Healthcheck) -> Self:
         return self._with(given.Healthcheck(check=check, **_common(f"HEALTHCHECK {check.test}")))
 
     # --- building -------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ class BuildSteps:
         add(self)
         return given.Dockerfile(file="steps", escape="\\", syntax="", global_args=(), stages=tuple(stages))
 
-    def _with(self, instruction: given.Instruction, other: BuildSteps | None = None) -> BuildSteps:
+    def _with(self, instruction: given.Instruction, other: BuildSteps | None = None) -> Self:
         return evolve(self, steps=(*self._steps, (instruction, other)))
 
 
