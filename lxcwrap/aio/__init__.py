@@ -4,8 +4,8 @@
         await web.wait_ready(ready.tcp(80))
         async for line in web.log_lines(follow=True): ...
 
-Methods are awaited, or iterated over by ``async for``, or entered by ``async with``. Properties, and what is looked
-up in collections, are read as they are. Values and errors are those of `lxcwrap`.
+Methods are awaited, or iterated over by ``async for``, or entered by ``async with``. Properties, and what is
+looked up in collections, are read as they are. Values and errors are those of `lxcwrap`.
 """
 
 from __future__ import annotations

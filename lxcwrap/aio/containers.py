@@ -25,7 +25,7 @@ def _discard(found: container.Container) -> None:
 
 
 class Containers(containers.Containers):
-    """`lxcwrap.Containers` whose methods are awaited; looking up, ``in``, ``len`` and ``for`` are as there."""
+    """`lxcwrap.Containers` whose methods are awaited; looking up, ``in``, ``len``, ``for`` are as there."""
 
     @property
     def _sync(self) -> containers.Containers:

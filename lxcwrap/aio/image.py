@@ -51,7 +51,7 @@ def _all(found: list[image.Image]) -> list[Image]:
 
 
 class Images(images.Images):
-    """`lxcwrap.Images` whose methods are awaited; looking up, ``in``, ``len`` and ``for`` are as there."""
+    """`lxcwrap.Images` whose methods are awaited; looking up, ``in``, ``len``, ``for`` are as there."""
 
     @property
     def _sync(self) -> images.Images:

@@ -46,7 +46,7 @@ def _all(found: list[network.Network]) -> list[Network]:
 
 
 class Networks(networks.Networks):
-    """`lxcwrap.Networks` whose methods are awaited; looking up, ``in``, ``len`` and ``for`` are as there."""
+    """`lxcwrap.Networks` whose methods are awaited; looking up, ``in``, ``len``, ``for`` are as there."""
 
     @property
     def _sync(self) -> networks.Networks:

@@ -1,5 +1,5 @@
-"""Threads for what blocks. They are few, as each has a connection to the records, and all contend with the event
-loop for the interpreter; they end when they have been idle for a second."""
+"""Threads for what blocks. They are few, as each has a connection to the records, and all contend with the
+event loop for the interpreter; they end when they have been idle for a second."""
 
 from __future__ import annotations
 

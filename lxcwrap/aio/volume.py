@@ -53,7 +53,7 @@ def _all(found: list[volume.Volume]) -> list[Volume]:
 
 
 class Volumes(volumes.Volumes):
-    """`lxcwrap.Volumes` whose methods are awaited; looking up, ``in``, ``len`` and ``for`` are as there."""
+    """`lxcwrap.Volumes` whose methods are awaited; looking up, ``in``, ``len``, ``for`` are as there."""
 
     @property
     def _sync(self) -> volumes.Volumes:
