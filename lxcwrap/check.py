@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import platform
 import shutil
@@ -15,14 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from .drivers.cgroups import CgroupHost
 from .drivers.probes import ProbeFailed, probe
+from .shown import Shown
 from .specs import StrPath
 from .storage.audit import audit
 from .storage.root import DEFAULT_ROOT, RootDir
+
+if TYPE_CHECKING:
+    from .display.blocks import Page, Tone
 
 _PACKAGE = Path(__file__).parent
 _BUSYBOX = Path("/bin/busybox")
@@ -53,7 +57,7 @@ class Item:
 
 
 @frozen
-class Report:
+class Report(Shown):
     """The result of `check`; printed, a table."""
 
     items: tuple[Item, ...]
@@ -72,13 +76,21 @@ class Report:
                 lines.append(f"{'':{width}}            -> {item.remedy}")
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(item.name)}</td><td>{item.status}</td><td>{html.escape(item.detail)}</td>"
-            f"<td><code>{html.escape(item.remedy)}</code></td></tr>"
+    def _page(self) -> Page:
+        from .display.blocks import Cell, Table
+
+        tones: dict[Status, Tone] = {Status.OK: "good", Status.DEGRADED: "busy", Status.MISSING: "bad"}
+        rows = [
+            (
+                Cell(item.name, "name"),
+                Cell(item.status, "state", tone=tones[item.status]),
+                Cell(item.detail),
+                Cell(item.remedy, "code", hint=item.remedy),
+            )
             for item in self.items
-        )
-        return f"<table><tr><th>What</th><th>Status</th><th>Found</th><th>Remedy</th></tr>{rows}</table>"
+        ]
+        heads = ("What", "Status", "Found", "Remedy")
+        return [Table(title="This machine", note="ready" if self.ok else "not ready", heads=heads, rows=rows)]
 
 
 def check(root: StrPath | None = None) -> Report:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from signal import SIGKILL
 from socket import socket as Socket
 from types import TracebackType
-from typing import Literal, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, Unpack
 
 from . import committing, inside, lifecycle, networking, ready
 from .copying import CopyResult, copy_in, copy_out
@@ -23,16 +23,22 @@ from .machinery import Machinery
 from .netspecs import Endpoint, Port, PortBinding
 from .ready import Check
 from .results import Change, Completed, Health, LogLine, Process, Stats
+from .shown import Shown
 from .specs import ContainerSpec, Limits, State, StrPath, check_name, parse_signal
 from .storage.logreader import read_lines, read_text
 from .supervisor import journal, restarting
 from .waiting import Flow, Steps, flow, flows, steps, waits
 
+if TYPE_CHECKING:
+    from .display.blocks import Page
+    from .display.live import LiveLogs, LiveStats
+    from .snapshot import Snapshot
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Container:
+class Container(Shown):
     """One container. Obtained from `host.containers`; equal when it is the same container.
 
     As a context manager it is stopped and removed at the end of the block.
@@ -391,6 +397,22 @@ class Container:
         image_id = committing.commit(self._machinery, self._id, changes, by, compression, pause, references)
         return Image(self._machinery, image_id)
 
+    def snapshot(self, name: str | None = None, *, pause: bool = True) -> Snapshot:
+        """Keep its file system as it is now, to launch others with it: each as fast as from an image.
+
+        Part of it are the files of volumes it can write to, nameless and named, so that each container
+        launched has copies of its own; not what is in memory: tmpfs, processes. A running container is held
+        still meanwhile, so files are as after a power cut at that moment; with ``pause=False`` what is
+        written meanwhile raises FormatError. Bind mounts, volumes it can only read and networks are given to
+        the others as they are.
+
+        name: under ``host.snapshots``, until it is removed. Without one it ends with this process, or what is
+        left of that is cleared by the next `Host`. Raises NameInUseError.
+        """
+        from .snapshot import Snapshot
+
+        return Snapshot(self._machinery, committing.snapshot(self._machinery, self._id, name, pause))
+
     @contextmanager
     def _open_root(self) -> Iterator[Root]:
         with inside.open_root(self._machinery, self._id) as root:
@@ -459,6 +481,28 @@ class Container:
 
         return stream(self.stats, interval_s)
 
+    def live_stats(self, *, interval_s: float = 1.0, window_s: float = 60.0) -> LiveStats:
+        """What it uses, drawn in a notebook as it changes, with other cells running, until it ends, or a cell
+        is interrupted; of the last `window_s` seconds. As a ``with`` block: as long as that runs.
+
+        Raises InvalidSpecError: the interval is not over 0, or longer than the window.
+        """
+        from .display.live import LiveStats
+
+        return LiveStats([(self.name, self.stats)], interval_s, window_s)
+
+    def live_logs(self, *, tail: int = 20, lines: int = 200) -> LiveLogs:
+        """What it writes, in a notebook as it comes, as `live_stats`. tail: how many lines to begin with;
+        lines: how many to keep in sight."""
+        from .display.live import LiveLogs
+
+        directory = self._logs
+
+        def read(is_finished: Callable[[], bool]) -> Iterator[LogLine]:
+            return read_lines(directory, tail=tail, follow=True, is_finished=is_finished)
+
+        return LiveLogs(self.name, read, self._is_finished, lines)
+
     def top(self) -> tuple[Process, ...]:
         """Its processes now, PID 1 first. Raises WrongStateError when it does not run."""
         from .stats import processes
@@ -466,6 +510,15 @@ class Container:
         self._require("list the processes of", State.RUNNING, State.PAUSED)
         idmap = self._machinery.idmap(lifecycle.row(self._machinery, self._id)["slot"])
         return processes(self._machinery.cgroups, self._id, idmap)
+
+    def _page(self) -> Page:
+        from .display.containers import card
+
+        try:
+            stats = self.stats()
+        except (FileNotFoundError, ContainerNotFoundError, WrongStateError):
+            stats = None
+        return card(self._machinery, self._id, stats)
 
     # --- as a value ---
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar, Unpack
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from attrs import evolve
 
@@ -28,6 +28,7 @@ from .inroot import layers_root
 from .machinery import Machinery
 from .options import ContainerOptions, make_spec
 from .results import Completed
+from .shown import Shown
 from .specs import ContainerSpec, State
 from .storage import sized
 from .supervisor import wiring
@@ -35,6 +36,10 @@ from .supervisor.client import Conversation
 from .supervisor.records import Record
 from .systems import as_system
 from .waiting import Steps, Wait, waits
+
+if TYPE_CHECKING:
+    from .display.blocks import Page
+    from .display.live import LiveStats
 
 T = TypeVar("T")
 _COUNT = "SELECT count(*) FROM containers WHERE phase != 'building'"
@@ -45,7 +50,7 @@ _BY_KEY = """
 """
 
 
-class Containers:
+class Containers(Shown):
     """All containers of a host: a read-only mapping by name, id or unique id prefix, that iterates over each
     `Container`, the newest first."""
 
@@ -90,6 +95,22 @@ class Containers:
         )
         found = [Container(self._machinery, row["id"]) for row in rows]
         return found if state is None else [container for container in found if _state(container) == state]
+
+    def live_stats(self, *, interval_s: float = 1.0, window_s: float = 60.0) -> LiveStats:
+        """What all that run now use, a line for each, drawn in a notebook as it changes: see
+        `Container.live_stats`."""
+        from .display.live import LiveStats
+
+        running = self.list(state=State.RUNNING)
+        return LiveStats([(each.name, each.stats) for each in running], interval_s, window_s)
+
+    def __repr__(self) -> str:
+        return f"<Containers: {len(self)}>"
+
+    def _page(self) -> Page:
+        from .display.containers import table
+
+        return table(self._machinery)
 
     # --- making ---
 

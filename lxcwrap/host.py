@@ -21,6 +21,7 @@ from .images import Images
 from .machinery import Machinery
 from .options import ContainerOptions
 from .results import Completed, DiskUsage, Pruned
+from .shown import Shown
 from .specs import StrPath, parse_size
 from .storage.root import DEFAULT_ROOT
 
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from .check import Report
+    from .display.blocks import Page
+    from .display.graph import Graph
     from .events import Event
     from .networks import Networks
+    from .snapshots import Snapshots
     from .volumes import Volumes
 
 _current: ContextVar[Host | None] = ContextVar("lxcwrap_host", default=None)
@@ -37,7 +41,7 @@ _default: dict[str, Host] = {}
 _default_lock = threading.Lock()
 
 
-class Host:
+class Host(Shown):
     """The containers and images under one root directory of this machine.
 
     root: where everything is kept; default ``LXCWRAP_ROOT`` or /var/lib/lxcwrap. Any number of hosts, threads
@@ -80,6 +84,13 @@ class Host:
         return Networks(self._machinery)
 
     @cached_property
+    def snapshots(self) -> Snapshots:
+        """All snapshots of containers; `Container.snapshot` takes them."""
+        from .snapshots import Snapshots
+
+        return Snapshots(self._machinery)
+
+    @cached_property
     def volumes(self) -> Volumes:
         """All named volumes, and `create` to make them."""
         from .volumes import Volumes
@@ -89,21 +100,25 @@ class Host:
     def events(
         self,
         *,
+        kinds: type[Event] | tuple[type[Event], ...] | None = None,
         container: str | Container | None = None,
         since: datetime | None = None,
         follow: bool = True,
         timeout_s: float | None = None,
     ) -> Iterator[Event]:
-        """What happens to containers, as values of `lxcwrap.events`, whichever process does it.
+        """What happens to containers, images, networks and volumes, as values of `lxcwrap.events`, whichever
+        process does it.
 
+        kinds: only events that `isinstance` finds to be such, as ``(events.ImageEvent, events.Exited)``.
         container: of this one only. since: begin with what has happened from this time on; the last megabyte
         is kept, some thousand events. follow: wait for more, for `timeout_s` seconds, or without end; else
         end with the last.
         """
-        from .events import events
+        from .events import Event, events
 
         return events(
             self._machinery,
+            kinds=kinds or Event,
             container_id=None if container is None else self.containers[container].id,
             since=since,
             follow=follow,
@@ -122,6 +137,12 @@ class Host:
         from .storage.usage import disk_usage
 
         return disk_usage(self._machinery.image_store)
+
+    def graph(self) -> Graph:
+        """Its networks and who is on them, drawn: as they are now."""
+        from .display.graph import Graph
+
+        return Graph(self._machinery)
 
     def resume(self) -> list[Container]:
         """Start what should run and does not: after a boot of the machine, or a crash of everything. Those
@@ -172,6 +193,11 @@ class Host:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _page(self) -> Page:
+        from .display.stores import host
+
+        return host(self._machinery)
 
     def __repr__(self) -> str:
         return f"<Host {self.root}>"

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 from .errors import InvalidSpecError
 from .oci import Digest, History, ImageConfig, Reference
 from .results import Change
+from .shown import Shown
 
 if TYPE_CHECKING:
+    from .display.blocks import Page
     from .files import ImagePath
     from .formats.save import Format
     from .inroot import Root
@@ -28,7 +30,7 @@ class HasImages(Protocol):
     def image_store(self) -> ImageStore: ...
 
 
-class Image:
+class Image(Shown):
     """One image of a host, known by its id. What it consists of never changes; its tags are read now."""
 
     def __init__(self, host: HasImages, id: str) -> None:
@@ -214,6 +216,11 @@ class Image:
 
     def __hash__(self) -> int:
         return hash(self._key)
+
+    def _page(self) -> Page:
+        from .display.stores import image
+
+        return image(self._store, self._id)
 
     def __repr__(self) -> str:
         return f"<Image {', '.join(self.tags) or 'untagged'} {self._id[:19]}>"

@@ -13,6 +13,7 @@ from .image import HasImages, Image, tag_reference
 from .oci import Digest, ImageConfig, Platform, Reference
 from .progress import Progress, Report, reporting
 from .reference import DEFAULT_TAG
+from .shown import Shown
 from .specs import Limits, StrPath, check_argv, check_env, parse_signal
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .build.instructions import Dockerfile
     from .build.step import Network
     from .buildsteps import BuildSteps
+    from .display.blocks import Page
     from .formats.save import Format, Named
     from .machinery import Machinery
     from .registry.credentials import Credentials
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Images:
+class Images(Shown):
     """
     The images of a host: ``host.images``. A read-only mapping by reference, id or unique id prefix.
 
@@ -61,6 +63,14 @@ class Images:
 
     def __len__(self) -> int:
         return self._store.count()
+
+    def __repr__(self) -> str:
+        return f"<Images: {len(self)}>"
+
+    def _page(self) -> Page:
+        from .display.stores import images
+
+        return images(self._store)
 
     def list(self) -> builtins.list[Image]:
         """All images, the newest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from . import networking
 from .container import Container
@@ -12,9 +13,13 @@ from .containers import Containers
 from .errors import NetworkNotFoundError
 from .machinery import Machinery
 from .netspecs import Driver, Endpoint, NetworkSpec, Rate, RateOption
+from .shown import Shown
+
+if TYPE_CHECKING:
+    from .display.blocks import Page
 
 
-class Network:
+class Network(Shown):
     """One network of containers. Obtained from `host.networks`; equal when it is the same network."""
 
     __slots__ = ("_id", "_machinery")
@@ -149,6 +154,11 @@ class Network:
     def remove(self) -> None:
         """Raises StillUsedError when containers are on it, running or not."""
         networking.remove(self._machinery, self._id)
+
+    def _page(self) -> Page:
+        from .display.stores import network
+
+        return network(self._machinery, self._id)
 
     # --- as a value ---
 

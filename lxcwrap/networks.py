@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from . import networking
 from .errors import NetworkNotFoundError, StillUsedError
@@ -13,11 +13,15 @@ from .machinery import Machinery
 from .netspecs import Driver, RateOption
 from .network import Network
 from .options import check_network_name
+from .shown import Shown
+
+if TYPE_CHECKING:
+    from .display.blocks import Page
 
 T = TypeVar("T")
 
 
-class Networks:
+class Networks(Shown):
     """All networks of a host: a read-only mapping by name, id or unique id prefix, that iterates over each
     `Network`, the newest first."""
 
@@ -43,6 +47,14 @@ class Networks:
 
     def __len__(self) -> int:
         return len(self._store.ids())
+
+    def __repr__(self) -> str:
+        return f"<Networks: {len(self)}>"
+
+    def _page(self) -> Page:
+        from .display.stores import networks
+
+        return networks(self._machinery)
 
     def list(self) -> builtins.list[Network]:
         """All networks, the newest first."""

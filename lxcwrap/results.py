@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from attrs import field, frozen
 
 from .ids import IdMap
+from .shown import Shown
 
 
 def _shortened(data: bytes) -> str:
@@ -16,7 +17,7 @@ def _shortened(data: bytes) -> str:
 
 
 @frozen(kw_only=True)
-class Completed:
+class Completed(Shown):
     """How a command ended, as `subprocess.CompletedProcess`. `stdout` and `stderr` are the output as text
     (UTF-8, what is none is replaced); `stdout_bytes` and `stderr_bytes` are exactly what was written."""
 
@@ -54,7 +55,7 @@ class Pressure:
 
 
 @frozen(kw_only=True)
-class Stats:
+class Stats(Shown):
     """What a container uses now. Sizes in bytes, times in seconds, counters since it started.
 
     memory_usage counts page cache too; memory_working_set is without the part the kernel can drop at once.
@@ -94,7 +95,7 @@ class HealthResult(NamedTuple):
 
 
 @frozen(kw_only=True)
-class Health:
+class Health(Shown):
     """How a container is, by its health check. failing_streak: failures since the last success. results: the
     last five at most, oldest first."""
 
@@ -167,7 +168,7 @@ class ImageUsage:
 
 
 @frozen(kw_only=True)
-class DiskUsage:
+class DiskUsage(Shown):
     """
     What lies under a root directory, in bytes on disk: blocks, not lengths; what has several names once.
 
@@ -200,7 +201,7 @@ class DiskUsage:
 
 
 @frozen(kw_only=True)
-class Pruned:
+class Pruned(Shown):
     """What `Host.prune` took away: ids of images, how many build steps, and the bytes that are free now."""
 
     images: tuple[str, ...]

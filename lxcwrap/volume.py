@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import attaching
 from .container import Container
@@ -16,10 +16,14 @@ from .containers import Containers
 from .files import Root, VolumePath
 from .ids import IDENTITY
 from .machinery import Machinery
+from .shown import Shown
 from .specs import Mount, StrPath, check_disk_size, parse_size
 
+if TYPE_CHECKING:
+    from .display.blocks import Page
 
-class Volume:
+
+class Volume(Shown):
     """One named volume. Obtained from `host.volumes`; given to containers by `Mount.volume`.
 
     Its files have plain ids on disk: what root inside any container makes belongs to root, and every other
@@ -160,6 +164,11 @@ class Volume:
     def remove(self) -> None:
         """Remove it with its files. Raises StillUsedError while a container has it, running or not."""
         self._machinery.volume_store.remove(self._name)
+
+    def _page(self) -> Page:
+        from .display.stores import volume
+
+        return volume(self._machinery, self._name)
 
     # --- as a value ---
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import VolumeNotFoundError
 from .machinery import Machinery
+from .shown import Shown
 from .specs import check_disk_size, parse_size
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from .display.blocks import Page
 
 T = TypeVar("T")
 
 
-class Volumes:
+class Volumes(Shown):
     """All named volumes of a host: a read-only mapping by name, that iterates over each `Volume`, the newest
     first. Nameless volumes of images are their containers' own, and not among them."""
 
@@ -41,6 +45,14 @@ class Volumes:
 
     def __len__(self) -> int:
         return len(self._store.names())
+
+    def __repr__(self) -> str:
+        return f"<Volumes: {len(self)}>"
+
+    def _page(self) -> Page:
+        from .display.stores import volumes
+
+        return volumes(self._machinery)
 
     def list(self) -> builtins.list[Volume]:
         """All volumes, the newest first."""

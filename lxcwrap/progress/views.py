@@ -24,7 +24,7 @@ class View(Protocol):
 
 def find_view() -> View | None:
     """Where the user looks, if anywhere: a notebook or the terminal of stderr."""
-    if (shell := _notebook_shell()) is not None:
+    if (shell := notebook_shell()) is not None:
         return NotebookView(shell)
     stream = sys.stderr
     if stream is None or stream.closed or not stream.isatty() or os.environ.get("TERM", "dumb") == "dumb":
@@ -32,7 +32,7 @@ def find_view() -> View | None:
     return TerminalView(stream)
 
 
-def _notebook_shell() -> Any:
+def notebook_shell() -> Any:
     """IPython's shell, if it talks to a notebook; it is not imported for that."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None

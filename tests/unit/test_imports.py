@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports only from lines above its own, or from its own package.
 LEVELS = (
-    {"__version__", "errors", "ids", "waiting"},
+    {"__version__", "errors", "ids", "shown", "waiting"},
     {"netspecs"},
     {"checkedjson", "digests", "platforms", "policies", "results"},
     {"specs"},
@@ -35,12 +35,15 @@ LEVELS = (
     {"copying", "events", "files", "ready", "lifecycle", "stats", "systems"},
     {"resting", "resuming"},
     {"attaching", "backups", "committing", "inside", "making", "networking"},
+    {"display"},
     {"build"},
     {"image"},
     {"buildsteps"},
     {"images"},
     {"container"},
-    {"containers"},
+    {"containers", "relaunching"},
+    {"snapshot"},
+    {"snapshots"},
     {"volume"},
     {"network"},
     {"networks"},
@@ -48,13 +51,18 @@ LEVELS = (
     {"check"},
     {"host"},
     {"testing"},
-    {"__init__", "__main__"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
 )
+
+# The nouns that give one another: from a container comes a snapshot, and from that containers.
+UPWARDS = {("container", "snapshot")}
 
 
 def _area(parts: tuple[str, ...]) -> str:
-    """The name `LEVELS` knows a module by: its own, or that of its package."""
-    return parts[0] if parts else "__init__"
+    """The name `LEVELS` knows a module by: its own, or that of its package, also for a public name."""
+    return parts[0] if parts and parts[0] not in lxcwrap.__all__ else "__init__"
 
 
 def _imports(path: Path) -> Iterator[tuple[str, ...]]:
@@ -80,7 +88,8 @@ def test_imports_point_downwards(path: Path) -> None:
     own = _area(path.relative_to(PACKAGE).with_suffix("").parts)
     for name in _imports(path):
         if name[0] == "lxcwrap" and (other := _area(name[1:])) != own:
-            assert level.get(other, 99) < level[own], f"{own} must not import {'.'.join(name)}"
+            is_right = level.get(other, 99) < level[own] or (own, other) in UPWARDS
+            assert is_right, f"{own} must not import {'.'.join(name)}"
 
 
 def test_one_module_imports_the_bindings() -> None:
