@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .errors import PortInUseError as PortInUseError
     from .errors import RegistryAuthError as RegistryAuthError
     from .errors import RegistryError as RegistryError
+    from .errors import SnapshotNotFoundError as SnapshotNotFoundError
     from .errors import StartError as StartError
     from .errors import StillUsedError as StillUsedError
     from .errors import SupervisorError as SupervisorError
@@ -90,6 +91,8 @@ if TYPE_CHECKING:
     from .results import Process as Process
     from .results import Pruned as Pruned
     from .results import Stats as Stats
+    from .snapshot import Snapshot as Snapshot
+    from .snapshots import Snapshots as Snapshots
     from .specs import ContainerSpec as ContainerSpec
     from .specs import Device as Device
     from .specs import Limits as Limits
@@ -112,7 +115,7 @@ _HOME = {
         ContentError DigestMismatchError DockerfileError DriverError ExecError ExhaustedError FormatError
         ImageNotFoundError InvalidSpecError KernelError LxcwrapError NameInUseError NetworkNotFoundError
         NotFoundError NotReadyError PathDeniedError PathError PathExistsError PathIsDirectoryError
-        PathNotDirectoryError PathNotFoundError PortInUseError RegistryAuthError RegistryError StartError
+        PathNotDirectoryError PathNotFoundError PortInUseError RegistryAuthError RegistryError SnapshotNotFoundError StartError
         StillUsedError SupervisorError TimeoutExpired UnsupportedError VolumeNotFoundError WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
@@ -132,6 +135,8 @@ _HOME = {
         Change Completed DiskUsage FileStat Health HealthResult ImageUsage LogLine Pressure Process Pruned
         Stats
     """,
+    "snapshot": "Snapshot",
+    "snapshots": "Snapshots",
     "specs": "ContainerSpec Device Limits Mount Security State Ulimit",
     "volume": "Volume",
     "volumes": "Volumes",

@@ -66,6 +66,55 @@ def diff(machinery: Machinery, container_id: str) -> tuple[Change, ...]:
             upper,
             machinery.image_store.lower_dirs(record["image_id"]),
             ids=machinery.idmap(record["slot"]),
+def snapshot(machinery: Machinery, container_id: str, name: str | None, pause: bool) -> str:
+    """The id of the snapshot. See `Container.snapshot`."""
+    spec, snapshot_id = lifecycle.spec_of(machinery, container_id), secrets.token_hex(32)
+    if name is not None:
+        machinery.snapshot_store.check_free(check_name(name, "snapshot"))
+    by = History(created_by=shlex.join(spec.argv), comment=f"snapshot {snapshot_id}")  # an id of its own
+    with at_rest(machinery, container_id, spec.name, "take a snapshot of", pause=pause), ExitStack() as stack:
+        record, spec = lifecycle.row(machinery, container_id), lifecycle.spec_of(machinery, container_id)
+        volumes = dict(_own_volumes(stack, machinery, container_id))
+        kept = tuple(mount for mount in spec.mounts if mount.target not in volumes)
+
+        def along(change: Connection, image_id: str) -> None:
+            text = spec_to_json(evolve(spec, image_id=image_id, mounts=kept))
+            machinery.snapshot_store.add(change, snapshot_id, name, image_id, text)
+
+        storage.commit(
+            machinery.image_store,
+            spec.image_id,
+            stack.enter_context(_upper(machinery, container_id, spec)),
+            config=evolve(machinery.image_store.config(spec.image_id), volumes=()),
+            history=by,
+            ids=machinery.idmap(record["slot"]),
+            mount_points=_mount_points(machinery, container_id),
+            compression=parse_compression("none"),
+            volumes=volumes,
+            along=along,
+        )
+    return snapshot_id
+
+
+def _own_volumes(stack: ExitStack, machinery: Machinery, container_id: str) -> Iterator[tuple[str, int]]:
+    """The directories it can write to in volumes, open until `stack` ends, by target; parents first."""
+    plan = machinery.records(container_id).read("plan") or {"mounts": ()}
+    for mount in plan["mounts"]:
+        if mount["kind"] != "volume" or mount["read_only"]:
+            continue
+        source = Path(mount["source"])
+        if is_named(mount, plan):
+            whole = stack.enter_context(machinery.volume_store.opened(source.parent.name))
+        else:
+            place = stack.enter_context(disks.opened(plan["disk"]))
+            whole = os.open(f"volumes/{source.name}", _DIRECTORY, dir_fd=place)
+            stack.callback(os.close, whole)
+        with suppress(NotADirectoryError):  # of a volume's file it is given the volume
+            fd = open_in_root(whole, mount["subpath"] or ".", _DIRECTORY)
+            stack.callback(os.close, fd)
+            yield mount["target"], fd
+
+
             ignore=_mount_points(machinery, container_id),
         )
 

@@ -2,7 +2,7 @@
 
 LxcwrapError                       base of everything we raise
 ├── NotFoundError(LookupError)     ImageNotFoundError, ContainerNotFoundError, VolumeNotFoundError,
-│                                  NetworkNotFoundError, PathNotFoundError
+│                                  NetworkNotFoundError, SnapshotNotFoundError, PathNotFoundError
 ├── InvalidSpecError(ValueError)   refused before anything was touched
 │   └── DockerfileError            with file, line and column
 ├── ConflictError                  NameInUseError, StillUsedError, WrongStateError, AddressInUseError,
@@ -89,6 +89,16 @@ class VolumeNotFoundError(NotFoundError, KeyError):
 
     def __str__(self) -> str:
         return f"no volume {self.volume!r}"
+
+
+@define
+class SnapshotNotFoundError(NotFoundError, KeyError):
+    """No snapshot has this name or id."""
+
+    snapshot: str
+
+    def __str__(self) -> str:
+        return f"no snapshot {self.snapshot!r}"
 
 
 @define

@@ -25,6 +25,7 @@ from .storage.blobs import BlobStore
 from .storage.images import ImageStore
 from .storage.layers import LayerStore
 from .storage.root import RootDir
+from .storage.snapshots import SnapshotStore
 from .storage.state import State
 from .storage.volumes import VolumeStore
 from .supervisor import forwarder, wiring
@@ -57,6 +58,7 @@ class Machinery:
         self.state = State(self.root.state_db)
         self.layers = LayerStore(self.root.layers)
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
+        self.snapshot_store = SnapshotStore(self.state, self.image_store)
         self.volume_store = VolumeStore(self.root, self.state)
         self.network_store = NetworkStore(self.state)
         self.kernel_networks = KernelNetworks(self.root)
@@ -129,6 +131,7 @@ class Machinery:
                     self.limit_rates(container_id)
         self.port_store.clean()
         self.image_store.clean()
+        self.snapshot_store.clean()
         self.layers.clean()
         self.volume_store.clean()
         self.root.empty_trash()

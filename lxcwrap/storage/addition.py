@@ -73,7 +73,7 @@ class NewImage(NamedTuple):
 
 class Addition:
     """
-    What `ImageStore.adding` gives. `images` is what was added so far.
+    What `ImageStore.adding` gives. `images` is what was added so far; `along` makes more records with theirs.
 
     is_known: whether a blob (second argument) was once unpacked as the layer of a chain id (first).
     """
@@ -82,6 +82,7 @@ class Addition:
         self.blobs = blobs
         self.images: list[NewImage] = []
         self._layers = layers
+        self.along: list[Callable[[sqlite3.Connection], object]] = []
         self._is_known = is_known
 
     def add(

@@ -44,10 +44,13 @@ def commit(
 ) -> str:
     """
     Add the image `image_id` with `upper`, written over it, as one more layer; its id.
+    volumes: Mapping[str, int] = MappingProxyType({}),
+    along: Callable[[sqlite3.Connection, str], object] | None = None,
 
     config: what the new image says, but for layers, history and time; history: of the new layer, but for
     time. ids: how those in `upper` are shifted. mount_points: what is in `upper` only because something was
-    mounted there is left out. An upper that changes nothing becomes no layer.
+    mounted there is left out. An upper that changes nothing becomes no layer. volumes: what is to be part of
+    the layer, too: see `overmounted`. along: records its id, in the same transaction; then it is unpacked.
 
     Raises FormatError: `upper` cannot be a layer, or changed meanwhile; FileNotFoundError: it is gone.
     """
@@ -73,7 +76,10 @@ def commit(
             created=created,
             history=(*config.history, evolve(history, created=created, empty_layer=top is None)),
         )
-        return addition.add_built(complete.to_json(), layers, references, unpack=False)
+        new_id = addition.add_built(complete.to_json(), layers, references, unpack=along is not None)
+        if along:
+            addition.along.append(lambda change: along(change, new_id))
+        return new_id
 
 
 def squash(

@@ -181,7 +181,7 @@ class ImageStore:
             all_recorded = False
             try:
                 yield addition
-                all_recorded = self._record(addition.images)
+                all_recorded = self._record(addition.images, how, addition.along)
             finally:
                 if not all_recorded:
                     self._mark.touch(mode=0o600)
@@ -191,7 +191,12 @@ class ImageStore:
         query = f"SELECT 1 FROM ({_LAYERS_IN_USE}) WHERE chain_id = ? AND blob = ?"
         return self.state.connection.execute(query, (chain, blob)).fetchone() is not None
 
-    def _record(self, images: Sequence[NewImage]) -> bool:
+    def _record(
+        self,
+        images: Sequence[NewImage],
+        how: How,
+        along: Sequence[Callable[[sqlite3.Connection], object]],
+    ) -> bool:
         """Make the records; whether they name all that came in."""
         if not images:
             return True
@@ -212,6 +217,8 @@ class ImageStore:
     def tag(self, image_id: str, *references: Reference) -> None:
         """
         Let each of `references` name this image, whatever they named before. Raises ImageNotFoundError.
+            for record in along:
+                record(connection)
 
         One with a digest becomes no tag: it is remembered as what the image is in a registry.
         """
@@ -254,7 +261,7 @@ class ImageStore:
         self._sweep_if_marked()
 
     def prune(self, *, all: bool = False) -> list[str]:
-        """Remove images that have neither a tag nor a container, and all garbage. Returns the removed ids.
+        """Remove images that have no tag, container or snapshot, and all garbage. Returns the removed ids.
 
         all: those with tags, too.
         """
@@ -271,6 +278,7 @@ class ImageStore:
         self.layers.sweep()
         return removed
 
+            " AND id NOT IN (SELECT image_id FROM snapshots)"
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction. It excludes all others, so index.json follows the order of the changes."""

@@ -7,6 +7,8 @@ build_cache(key, chain_id, blob): what build steps made
 volumes(name) ─< volume_uses >─ containers: which volumes a container has
 networks(id, name) ─< endpoints >─ containers: the addresses that are leased, and to whom
 containers ─< ports: of the host that lead to a container
+snapshots(id, name, spec) >─ images: what containers had on their file systems
+outbox: events of changes, until they are in the log
 """
 
 from __future__ import annotations
@@ -149,6 +151,19 @@ MIGRATIONS = (
     """,
 )
 
+    "CREATE TABLE outbox (number INTEGER PRIMARY KEY, line TEXT NOT NULL) STRICT;",
+    """
+    CREATE TABLE snapshots (
+        id TEXT PRIMARY KEY,              -- 64 hex digits
+        name TEXT UNIQUE,                 -- NULL: it ends with its owner
+        image_id TEXT NOT NULL REFERENCES images(id) ON DELETE CASCADE,  -- made for it alone
+        spec TEXT NOT NULL,               -- JSON, of the container
+        created_at REAL NOT NULL,
+        owner_pid INTEGER NOT NULL,       -- who took it
+        owner_start INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX snapshots_by_image ON snapshots(image_id);
+    """,
 
 class State:
     """The records under one root directory. Safe from any thread and any process; a connection per thread."""
