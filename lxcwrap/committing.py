@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import shlex
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from sqlite3 import Connection
 
 from attrs import evolve
 
 from . import lifecycle
+from .drivers.paths import open_in_root
 from .errors import FormatError
 from .imagechanges import ImageChanges, changed
 from .machinery import Machinery
 from .oci import History, Reference
 from .resting import at_rest
 from .results import Change
-from .specs import ContainerSpec
+from .specjson import spec_to_json
+from .specs import ContainerSpec, check_name
 from .storage import commit as storage
 from .storage import disks
 from .storage.packing import parse_compression
 from .storage.upperdiff import changes
 from .supervisor.plan import mount_points
+from .supervisor.volumes import is_named
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def commit(
@@ -58,14 +66,6 @@ def commit(
             raise
 
 
-def diff(machinery: Machinery, container_id: str) -> tuple[Change, ...]:
-    """What it has written, against its image."""
-    record, spec = lifecycle.row(machinery, container_id), lifecycle.spec_of(machinery, container_id)
-    with _upper(machinery, container_id, spec) as upper:
-        return changes(
-            upper,
-            machinery.image_store.lower_dirs(record["image_id"]),
-            ids=machinery.idmap(record["slot"]),
 def snapshot(machinery: Machinery, container_id: str, name: str | None, pause: bool) -> str:
     """The id of the snapshot. See `Container.snapshot`."""
     spec, snapshot_id = lifecycle.spec_of(machinery, container_id), secrets.token_hex(32)
@@ -115,6 +115,14 @@ def _own_volumes(stack: ExitStack, machinery: Machinery, container_id: str) -> I
             yield mount["target"], fd
 
 
+def diff(machinery: Machinery, container_id: str) -> tuple[Change, ...]:
+    """What it has written, against its image."""
+    record, spec = lifecycle.row(machinery, container_id), lifecycle.spec_of(machinery, container_id)
+    with _upper(machinery, container_id, spec) as upper:
+        return changes(
+            upper,
+            machinery.image_store.lower_dirs(record["image_id"]),
+            ids=machinery.idmap(record["slot"]),
             ignore=_mount_points(machinery, container_id),
         )
 

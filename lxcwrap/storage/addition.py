@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -81,8 +82,8 @@ class Addition:
     def __init__(self, blobs: BlobStore, layers: LayerStore, is_known: Callable[[str, str], bool]) -> None:
         self.blobs = blobs
         self.images: list[NewImage] = []
-        self._layers = layers
         self.along: list[Callable[[sqlite3.Connection], object]] = []
+        self._layers = layers
         self._is_known = is_known
 
     def add(

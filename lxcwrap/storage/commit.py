@@ -6,12 +6,14 @@ Their layers are not unpacked at once, but when a container is made of them (`Im
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 from attrs import evolve
 
@@ -22,6 +24,7 @@ from .images import ImageStore
 from .inflate import Compression
 from .layers import IngestedLayer
 from .layerwriter import Member, read_tree, source_date_epoch
+from .overmounted import overmounted
 from .packing import pack_layer
 from .treediff import differences, tree
 from .upperdiff import mount_remains
@@ -41,11 +44,11 @@ def commit(
     mount_points: Collection[str] = (),
     compression: Compression = Compression.GZIP,
     references: Sequence[Reference] = (),
+    volumes: Mapping[str, int] = MappingProxyType({}),
+    along: Callable[[sqlite3.Connection, str], object] | None = None,
 ) -> str:
     """
     Add the image `image_id` with `upper`, written over it, as one more layer; its id.
-    volumes: Mapping[str, int] = MappingProxyType({}),
-    along: Callable[[sqlite3.Connection, str], object] | None = None,
 
     config: what the new image says, but for layers, history and time; history: of the new layer, but for
     time. ids: how those in `upper` are shifted. mount_points: what is in `upper` only because something was
@@ -56,14 +59,20 @@ def commit(
     """
     epoch = source_date_epoch()
     created = datetime.fromtimestamp(int(time.time()) if epoch is None else epoch, UTC)
-    with store.adding() as addition:
+    with store.adding("committed") as addition:
         layers = _stored_layers(store, image_id)
         left_out = mount_remains(upper, store.lower_dirs(image_id), ids=ids, mount_points=mount_points)
         fd = os.open(upper, _DIRECTORY)
         try:
             if _is_unchanged(os.fstat(fd), ids):
                 left_out |= {"/"}
-            members = read_tree(fd, ids=ids, newest_s=epoch, leave_out=left_out)
+            members = (
+                overmounted(
+                    upper, store.lower_dirs(image_id), volumes, ids=ids, newest_s=epoch, leave_out=left_out
+                )
+                if volumes
+                else read_tree(fd, ids=ids, newest_s=epoch, leave_out=left_out)
+            )
             if top := _packed(store, members, compression, "what the container has written"):
                 layers.append(top)
             if not os.path.samestat(os.fstat(fd), upper.stat()):  # removed: it was read half deleted
