@@ -46,6 +46,7 @@ def backup(machinery: Machinery, volume: str, path: Path, *, pause: bool) -> Non
                 write(chunk)
         finally:
             os.close(fd)
+    machinery.volume_store.tell("volume_backed_up", volume)
 
 
 def _compression(path: Path) -> Compression:
@@ -113,6 +114,7 @@ def restore(machinery: Machinery, volume: str, archive: Path | BinaryIO, *, repl
         os.mkdir(draft, 0o755)
         _unpack(archive, draft)
         exchange(draft, f"{place}/data")
+        machinery.volume_store.tell("volume_restored", volume)
 
 
 def _keep_from_starting(stack: ExitStack, machinery: Machinery, user: User, operation: str) -> None:

@@ -129,9 +129,10 @@ class Machinery:
             if rates.is_changing(str(self.bundle(container_id))):
                 with suppress(FileNotFoundError), wiring.marked(self.bundle(container_id)):
                     self.limit_rates(container_id)
+        self.state.deliver()
         self.port_store.clean()
-        self.image_store.clean()
         self.snapshot_store.clean()
+        self.image_store.clean()
         self.layers.clean()
         self.volume_store.clean()
         self.root.empty_trash()

@@ -20,6 +20,7 @@ from .machinery import Machinery
 from .specjson import spec_to_json
 from .specs import ContainerSpec, Mount
 from .storage import disks, sized
+from .storage.outbox import tell
 from .storage.volumes import make_nameless
 from .supervisor.entry import exec_order
 from .supervisor.plan import Plan, capabilities, environment, make_plan, plan_order, uses_own_filter
@@ -63,6 +64,8 @@ def record(
             change.execute("INSERT INTO containers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
         except sqlite3.IntegrityError:
             raise ImageNotFoundError(spec.image_id) from None  # removed since we looked
+        if phase == "creating":
+            tell(change, "created", id=container_id, name=spec.name)
         machinery.volume_store.use(change, container_id, spec.volumes)
         machinery.network_store.lease(change, container_id, spec.networks)
         machinery.port_store.claim(change, container_id, spec.publish)

@@ -25,7 +25,7 @@ from .machinery import Machinery
 from .net import partition, plumbing, rates
 from .net.dns import NameServers, has_names
 from .net.ipam import Subnet, free_subnet, ula_pool
-from .net.store import NOBODY, Owner
+from .net.store import Owner
 from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec, Port, PortBinding, Rate, RateOption, as_rate
 from .specs import ContainerSpec, Limits, State
 from .supervisor import forwarder, wiring
@@ -189,7 +189,7 @@ def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: 
             machinery.take_off(container_id, network_id)
             raise
         with machinery.state.transaction() as change:
-            store.own(change, container_id, network_id, NOBODY)
+            store.connected(change, container_id, network_id)
         forwarder.look_again(str(machinery.bundle(container_id)))
 
 

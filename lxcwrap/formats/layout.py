@@ -34,7 +34,7 @@ def load(store: ImageStore, path: Path, *, report: Report, platform: Platform | 
     Raises InvalidSpecError: no such file. FormatError, DigestMismatchError: malformed or hostile.
     UnsupportedError: nothing in it is for the platform. Nothing is kept then.
     """
-    with open_members(path, scratch=store.root.cache) as members, store.adding() as addition:
+    with open_members(path, scratch=store.root.cache) as members, store.adding("loaded") as addition:
         tell = tell_transfers(report, "load")
         if INDEX in members:
             origin = Origin(

@@ -47,7 +47,7 @@ def import_rootfs(
 def _import_file(
     store: ImageStore, file: BinaryIO, config: ImageConfig, references: Sequence[Reference], *, what: str
 ) -> str:
-    with store.adding() as addition:
+    with store.adding("imported") as addition:
         return add_rootfs(addition, file, config, references, what=what, created_by=f"import of {what}")
 
 

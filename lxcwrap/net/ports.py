@@ -13,8 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from attrs import asdict
+
 from ..errors import ExhaustedError, InvalidSpecError, PortInUseError
 from ..netspecs import Port, PortBinding
+from ..storage.outbox import tell
 from ..storage.root import RootDir
 from ..storage.state import State
 from .firewall import LOOPBACK6, Firewall, covers, port_rows, published_addresses
@@ -76,6 +79,7 @@ class PortStore:
                 )
                 values = (binding.protocol, binding.host_ip, binding.host_port, container_port)
                 change.execute(_INSERT, (container_id, *values))
+                tell(change, "published", id=container_id, port=asdict(binding))
                 claimed.append(binding)
         return tuple(claimed)
 
@@ -110,6 +114,7 @@ class PortStore:
             served = self.forwards(container_id, leaving)
             for binding in leaving:
                 change.execute(_DELETE, (binding.protocol, binding.host_ip, binding.host_port))
+                tell(change, "unpublished", id=container_id, port=asdict(binding))
             self._lead(change, container_id)
         return served
 

@@ -17,6 +17,7 @@ from attrs import asdict
 from ..drivers.pidfd import start_time
 from ..errors import AddressInUseError, InvalidSpecError, NameInUseError, NetworkNotFoundError, StillUsedError
 from ..netspecs import Endpoint, NetworkSpec, Rate, as_rate
+from ..storage.outbox import tell
 from ..storage.state import State
 from .ipam import Subnet, check_mac, mac_of
 from .names import bridge_name, check_alias, veth_name
@@ -97,6 +98,7 @@ class NetworkStore:
         values = (network_id, name, json.dumps(asdict(spec)), bridge_name(network_id), time.time(), "", "")
         try:
             change.execute("INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            tell(change, "network_created", network_id=network_id, network=name)
         except sqlite3.IntegrityError:
             raise NameInUseError("network", name) from None
         return network_id
@@ -108,6 +110,7 @@ class NetworkStore:
             change.execute("DELETE FROM networks WHERE id = ?", (network_id,))
         except sqlite3.IntegrityError:
             raise StillUsedError("network", name, [user for _, user in self.users(network_id)]) from None
+        tell(change, "network_removed", network_id=network_id, network=name)
 
     # --- endpoints ---
 
@@ -148,6 +151,8 @@ class NetworkStore:
             leased = (position, interface, link, ip, ip6, mac, aliases, *owner, _rate_text(endpoint.rate))
             values = (container_id, network_id, *leased)
             change.execute(_INSERT, values)
+            if owner == NOBODY:
+                self._tell(change, "connected", container_id, network_id)
 
     def change_rate(
         self,
@@ -171,9 +176,14 @@ class NetworkStore:
         return as_rate(json.loads(found[0])) if found[0] else None
 
     def release(self, change: sqlite3.Connection, container_id: str, network_id: str) -> None:
-        change.execute(
-            "DELETE FROM endpoints WHERE container_id = ? AND network_id = ?", (container_id, network_id)
-        )
+        query = "DELETE FROM endpoints WHERE container_id = ? AND network_id = ?"
+        if change.execute(query, (container_id, network_id)).rowcount:
+            self._tell(change, "disconnected", container_id, network_id)
+
+    def connected(self, change: sqlite3.Connection, container_id: str, network_id: str) -> None:
+        """Its link, which a process was making, is there."""
+        self.own(change, container_id, network_id, NOBODY)
+        self._tell(change, "connected", container_id, network_id)
 
     def own(self, change: sqlite3.Connection, container_id: str, network_id: str, owner: Owner) -> None:
         """Who is making or removing its link; `NOBODY`: that is done."""
@@ -181,6 +191,10 @@ class NetworkStore:
             "UPDATE endpoints SET owner_pid = ?, owner_start = ? WHERE container_id = ? AND network_id = ?"
         )
         change.execute(query, (*owner, container_id, network_id))
+
+    def _tell(self, change: sqlite3.Connection, kind: str, container_id: str, network_id: str) -> None:
+        name = self.row(network_id)["name"]
+        tell(change, kind, id=container_id, network_id=network_id, network=name)
 
     def abandoned(self) -> list[tuple[str, str]]:
         """Container and network of endpoints whose owner was killed."""

@@ -82,7 +82,7 @@ def _add(
     )
     what = f"{session.registry}/{image.rootfs.path}"
     with (
-        store.adding() as addition,
+        store.adding("pulled") as addition,
         closing(_told(session.file(image.rootfs), image.rootfs, report)) as chunks,
     ):
         return add_rootfs(addition, chunks, config, references, what=what, created_by=f"download of {what}")

@@ -100,7 +100,7 @@ class _Pull:
             abort=self._repository.abort,
             tell=tell_transfers(report, "pull"),
         )
-        with self._store.adding() as addition:
+        with self._store.adding("pulled") as addition:
             return addition.add(data, names, origin=origin, platform=self._platform, what=self.what)
 
     def _find_manifest(self) -> bytes:

@@ -48,6 +48,7 @@ def push(
         _Push(store, repository, reference.registry, report).send(manifest)
         repository.put_manifest(reference.tag, data, manifest.media_type)
     store.tag(image_id, evolve(reference, tag=None, digest=digest))
+    store.pushed(image_id, reference)
     return digest
 
 

@@ -17,10 +17,10 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, NoReturn, cast
+from typing import Literal, NamedTuple, NoReturn, cast
 
 from ..errors import ImageNotFoundError, NotFoundError, StillUsedError
 from ..oci import MAX_DOCUMENT, Digest, ImageConfig, Manifest, Reference, chain_ids
@@ -28,6 +28,7 @@ from .addition import Addition, NewImage
 from .blobs import BlobStore
 from .layers import LayerStore
 from .layoutindex import write_index
+from .outbox import tell
 from .root import RootDir
 from .state import State
 
@@ -36,6 +37,9 @@ _LAYERS_IN_USE = """
     UNION SELECT chain_id, blob FROM build_cache WHERE chain_id IS NOT NULL
 """
 _ID_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{1,64})")
+
+
+How = Literal["built", "committed", "imported", "loaded", "pulled"]  # images come in
 
 
 class _Content(NamedTuple):
@@ -173,7 +177,7 @@ class ImageStore:
     # --- changing -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def adding(self) -> Iterator[Addition]:
+    def adding(self, how: How = "built") -> Iterator[Addition]:
         """Images to add: all of them are recorded when the block ends, and nothing at all if it raises."""
         addition = Addition(self.blobs, self.layers, self._is_known)
         with self._content_kept():
@@ -208,17 +212,18 @@ class ImageStore:
                 ).fetchone()
                 if stored is None:
                     _insert(connection, image)
+                    tell(connection, "image_added", image_id=image.id, how=how)
                 # Else it is here, perhaps compressed in another way: the blobs it has serve.
                 complete &= stored is None or stored[0] == image.manifest
                 for reference in image.references:
                     _set_name(connection, image.id, reference)
+            for record in along:
+                record(connection)
         return complete
 
     def tag(self, image_id: str, *references: Reference) -> None:
         """
         Let each of `references` name this image, whatever they named before. Raises ImageNotFoundError.
-            for record in along:
-                record(connection)
 
         One with a digest becomes no tag: it is remembered as what the image is in a registry.
         """
@@ -246,6 +251,12 @@ class ImageStore:
         with self._change() as connection:
             if not connection.execute(query, (str(reference), image_id)).rowcount:
                 _not_found(str(reference))
+            tell(connection, "image_untagged", image_id=image_id, reference=str(reference))
+
+    def pushed(self, image_id: str, reference: Reference) -> None:
+        """Tell that a registry has it by this name."""
+        with self.state.transaction() as change:
+            tell(change, "image_pushed", image_id=image_id, reference=str(reference))
 
     def remove(self, image_id: str) -> None:
         """Raises ImageNotFoundError, or StillUsedError with the names of the containers made from it."""
@@ -255,7 +266,7 @@ class ImageStore:
             )
             if names := [row[0] for row in users]:
                 raise StillUsedError("image", image_id, names)
-            if not connection.execute("DELETE FROM images WHERE id = ?", (image_id,)).rowcount:
+            if not _delete(connection, image_id):
                 _not_found(image_id)
             self._mark.touch(mode=0o600)
         self._sweep_if_marked()
@@ -267,18 +278,19 @@ class ImageStore:
         """
         unused = (
             "SELECT id FROM images WHERE id NOT IN (SELECT image_id FROM containers WHERE image_id NOTNULL)"
+            " AND id NOT IN (SELECT image_id FROM snapshots)"
         )
         if not all:
             unused += " AND id NOT IN (SELECT image_id FROM tags)"
         with self._change() as connection:  # which also mends index.json
             removed = [row[0] for row in connection.execute(unused)]
-            connection.executemany("DELETE FROM images WHERE id = ?", [(image_id,) for image_id in removed])
+            for image_id in removed:
+                _delete(connection, image_id)
             self._mark.touch(mode=0o600)
         self.clean()
         self.layers.sweep()
         return removed
 
-            " AND id NOT IN (SELECT image_id FROM snapshots)"
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction. It excludes all others, so index.json follows the order of the changes."""
@@ -362,15 +374,30 @@ def _insert(connection: sqlite3.Connection, image: NewImage) -> None:
     )
 
 
+def _delete(connection: sqlite3.Connection, image_id: str) -> bool:
+    """With its names; whether it was there."""
+    for row in connection.execute(
+        "DELETE FROM tags WHERE image_id = ? RETURNING reference", (image_id,)
+    ).fetchall():
+        tell(connection, "image_untagged", image_id=image_id, reference=row["reference"])
+    if not connection.execute("DELETE FROM images WHERE id = ?", (image_id,)).rowcount:
+        return False
+    tell(connection, "image_removed", image_id=image_id)
+    return True
+
+
 def _set_name(connection: sqlite3.Connection, image_id: str, reference: Reference) -> None:
     if reference.digest:
         query = "INSERT INTO sources VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
         connection.execute(query, (*_source(reference), image_id))
         return
-    connection.execute(
-        "INSERT INTO tags VALUES (?, ?) ON CONFLICT (reference) DO UPDATE SET image_id = excluded.image_id",
-        (str(reference), image_id),
-    )
+    row = connection.execute("SELECT image_id FROM tags WHERE reference = ?", (str(reference),)).fetchone()
+    if row and row["image_id"] == image_id:
+        return
+    connection.execute("INSERT OR REPLACE INTO tags VALUES (?, ?)", (str(reference), image_id))
+    if row:
+        tell(connection, "image_untagged", image_id=row["image_id"], reference=str(reference))
+    tell(connection, "image_tagged", image_id=image_id, reference=str(reference))
 
 
 def _source(reference: Reference) -> tuple[str, str]:

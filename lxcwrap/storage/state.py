@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from . import outbox
+
 _TIMEOUT_S = 30.0  # of waiting for another's change
 # Appended to, never edited: a store of any older version is brought forward on open.
 MIGRATIONS = (
@@ -149,8 +151,6 @@ MIGRATIONS = (
     """
     ALTER TABLE endpoints ADD COLUMN rate TEXT;
     """,
-)
-
     "CREATE TABLE outbox (number INTEGER PRIMARY KEY, line TEXT NOT NULL) STRICT;",
     """
     CREATE TABLE snapshots (
@@ -164,6 +164,8 @@ MIGRATIONS = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX snapshots_by_image ON snapshots(image_id);
     """,
+)
+
 
 class State:
     """The records under one root directory. Safe from any thread and any process; a connection per thread."""
@@ -220,7 +222,12 @@ class State:
 
     def transaction(self) -> Transaction:
         """One change: all or nothing. Others wait for it (IMMEDIATE), so read-then-write is safe inside."""
-        return Transaction(self.connection)
+        return Transaction(self.connection, self._path.parent)
+
+    def deliver(self) -> None:
+        """Tell what killed processes have changed and not told."""
+        if outbox.has_any(self.connection):
+            outbox.deliver(self.connection, self._path.parent)
 
     def close(self) -> None:
         self._local.own = None
@@ -228,10 +235,12 @@ class State:
 
 class Transaction:
     """A ``with`` that an interrupt does not leave open: all others would wait. If one comes at the very call
-    of `__exit__` the thread's next transaction, such as that of the clean-up, ends it."""
+    of `__exit__` the thread's next transaction, such as that of the clean-up, ends it. Then the events of the
+    change are told."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, root: Path) -> None:
         self._connection = connection
+        self._root = root
 
     def __enter__(self) -> sqlite3.Connection:
         self._roll_back()
@@ -247,7 +256,10 @@ class Transaction:
     ) -> None:
         try:
             if error is None:
+                has_told = outbox.has_any(self._connection)
                 self._connection.execute("COMMIT")
+                if has_told:
+                    outbox.deliver(self._connection, self._root)
         finally:
             self._roll_back()
 

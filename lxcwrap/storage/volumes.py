@@ -31,6 +31,7 @@ from ..specs import check_name
 from . import disks, sized
 from .deletion import delete_tree
 from .images import locked
+from .outbox import tell
 from .root import RootDir
 from .state import State
 from .usage import Meter
@@ -96,6 +97,7 @@ class VolumeStore:
                 except sqlite3.IntegrityError:
                     raise NameInUseError("volume", name) from None
                 draft.rename(self.directory(name))
+                tell(change, "volume_created", volume=name)
 
     @contextmanager
     def _draft(self) -> Iterator[Path]:
@@ -131,12 +133,16 @@ class VolumeStore:
 
     def use(self, change: sqlite3.Connection, container_id: str, names: Iterable[str]) -> None:
         """Record, within a transaction, which volumes a container has. Raises VolumeNotFoundError."""
-        change.execute("DELETE FROM volume_uses WHERE container_id = ?", (container_id,))
-        for name in set(names):
+        query = "DELETE FROM volume_uses WHERE container_id = ? RETURNING volume"
+        before, now = {row["volume"] for row in change.execute(query, (container_id,))}, set(names)
+        for name in now:
             try:
                 change.execute("INSERT INTO volume_uses VALUES (?, ?)", (container_id, name))
             except sqlite3.IntegrityError:
                 raise VolumeNotFoundError(name) from None
+        for kind, changed in (("attached", now - before), ("detached", before - now)):
+            for name in sorted(changed):
+                tell(change, kind, id=container_id, volume=name)
 
     def remove(self, name: str) -> None:
         """Raises StillUsedError, VolumeNotFoundError."""
@@ -147,6 +153,7 @@ class VolumeStore:
                 raise VolumeNotFoundError(name)
             # Before others may use the name again; and `clean` knows what to do if this is not committed.
             grave = self._root.bury(self.directory(name))
+            tell(change, "volume_removed", volume=name)
         self._discard(grave)
 
     def _discard(self, grave: Path | None) -> None:
@@ -185,9 +192,11 @@ class VolumeStore:
             there = {name for name in os.listdir(self._root.volumes) if self._is_complete(name)}
             for name in there - known:
                 change.execute("INSERT INTO volumes VALUES (?, '{}', ?)", (name, time.time()))
+                tell(change, "volume_created", volume=name)
             for name in known - there:
                 with suppress(sqlite3.IntegrityError):
                     change.execute("DELETE FROM volumes WHERE name = ?", (name,))
+                    tell(change, "volume_removed", volume=name)
 
     def _is_complete(self, name: str) -> bool:
         directory = self.directory(name)
@@ -252,6 +261,12 @@ class VolumeStore:
         if self.size(name) is None:
             raise InvalidSpecError(f"volume {name} was made without a size: make another with one, and copy")
         sized.resize(self.directory(name), size, f"volume {name}")
+        self.tell("volume_resized", name, size=size)
+
+    def tell(self, kind: str, name: str, **facts: object) -> None:
+        """An event of what was done to its files."""
+        with self._state.transaction() as change:
+            tell(change, kind, volume=name, **facts)
 
     def used(self, name: str) -> int:
         """Bytes that its files take up on disk."""

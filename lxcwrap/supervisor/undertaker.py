@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..drivers.pidfd import exit_code_of
+from ..storage.outbox import tell_removal
 from ..storage.root import RootDir
 from ..storage.state import State
 from . import journal, restarting, wiring
@@ -68,10 +69,10 @@ def bury(
 def forget_record(state: State, root: RootDir, container_id: str) -> None:
     """From now on there is no such container."""
     with state.transaction() as change:
-        query = "DELETE FROM containers WHERE id = ? RETURNING phase"
-        phases = [row["phase"] for row in change.execute(query, (container_id,))]
-    if phases and phases != ["building"]:
-        journal.note(root.path, "removed", container_id)
+        query = "SELECT 1 FROM containers WHERE id = ? AND phase != 'building'"
+        if change.execute(query, (container_id,)).fetchone():
+            tell_removal(change, container_id)
+        change.execute("DELETE FROM containers WHERE id = ?", (container_id,))
 
 
 def remove_container(root: RootDir, container_id: str) -> None:
