@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from lxcwrap import (
@@ -16,9 +19,12 @@ from lxcwrap import (
     Host,
     InvalidSpecError,
     Limits,
+    Mount,
+    Port,
     RestartPolicy,
     WrongStateError,
     events,
+    ready,
 )
 from lxcwrap.storage import eventlog
 from lxcwrap.supervisor import journal
@@ -97,7 +103,9 @@ def test_the_log_is_bounded(fresh_host: Host, monkeypatch: pytest.MonkeyPatch) -
     for _ in range(100):
         journal.note(fresh_host.root, "updated", "0" * 64)
         assert isinstance(next(following), events.Updated)
-    sizes = [(fresh_host.root / "run" / name).stat().st_size for name in (eventlog.NAME, f"{eventlog.NAME}.1")]
+    sizes = [
+        (fresh_host.root / "run" / name).stat().st_size for name in (eventlog.NAME, f"{eventlog.NAME}.1")
+    ]
     assert max(sizes) < 2200
 
 
@@ -108,6 +116,125 @@ def test_an_interrupted_line_is_no_harm(fresh_host: Host) -> None:
     journal.note(fresh_host.root, "updated", "0" * 64)
     found = list(fresh_host.events(since=datetime.fromtimestamp(0, UTC), follow=False))
     assert _kinds(found) == ["Updated"]
+
+
+# --- images, networks, volumes ---
+
+
+def _facts(found: Iterable[events.Event]) -> list[tuple[object, ...]]:
+    """Class, and all but the time."""
+    return [(type(event), *list(attrs.asdict(event, recurse=False).values())[1:]) for event in found]
+
+
+def test_networks_and_ports_are_told(fresh_host: Host) -> None:
+    """Those that a container is made with and those it gets later; what is taken, and what ends with it."""
+    following = fresh_host.events(
+        kinds=(events.NetworkEvent, events.Published, events.Unpublished), timeout_s=0.2
+    )
+    net, more = fresh_host.networks.create("first"), fresh_host.networks.create("second")
+    container = fresh_host.containers.create(
+        "busybox", ["true"], name="web", network=net, publish=[Port(80, host_ip="127.0.0.1")]
+    )
+    more.connect(container)
+    bindings = (*container.ports, *container.publish(Port(81, host_ip="127.0.0.1")))
+    container.unpublish(bindings[1])
+    more.disconnect(container)
+    container.remove()
+    for network in (net, more):
+        network.remove()
+    me, on = (container.id, "web"), {net: (net.id, "first"), more: (more.id, "second")}
+    assert {(kind, *sorted(map(str, facts))) for kind, *facts in _facts(following)} == {
+        (kind, *sorted(map(str, facts)))
+        for kind, *facts in [
+            (events.NetworkCreated, *on[net]),
+            (events.NetworkCreated, *on[more]),
+            (events.Connected, *me, *on[net]),
+            (events.Published, *me, bindings[0]),
+            (events.Connected, *me, *on[more]),
+            (events.Published, *me, bindings[1]),
+            (events.Unpublished, *me, bindings[1]),
+            (events.Disconnected, *me, *on[more]),
+            (events.Unpublished, *me, bindings[0]),
+            (events.Disconnected, *me, *on[net]),
+            (events.NetworkRemoved, *on[net]),
+            (events.NetworkRemoved, *on[more]),
+        ]
+    }
+
+
+def test_volumes_are_told(fresh_host: Host, tmp_path: Path) -> None:
+    """Also one that is made as a container wants it."""
+    following = fresh_host.events(kinds=events.VolumeEvent, timeout_s=0.2)
+    container = fresh_host.containers.create("busybox", mounts=[Mount.volume("data", "/data")])
+    other = fresh_host.volumes.create("other")
+    other.attach(container, "/other")
+    other.detach(container)
+    container.remove()
+    fresh_host.volumes["data"].backup(tmp_path / "data.tar")
+    other.restore(tmp_path / "data.tar")
+    fresh_host.volumes.prune()
+    kinds = "VolumeCreated Attached VolumeCreated Attached Detached Detached VolumeBackedUp VolumeRestored"
+    found = list(following)
+    assert _kinds(found[:8]) == kinds.split()
+    assert [event.volume for event in found[:8] if isinstance(event, events.VolumeEvent)] == [
+        "data", "data", "other", "other", "other", "data", "data", "other"
+    ]  # fmt: skip
+    assert sorted(_facts(found[8:]), key=str) == [(events.VolumeRemoved, name) for name in ("data", "other")]
+
+
+def test_images_are_told(fresh_host: Host, tmp_path: Path) -> None:
+    """How they come, what they are called, when they go; nothing that changes nothing."""
+    following = fresh_host.events(kinds=events.ImageEvent, timeout_s=0.2)
+    image = fresh_host.images.resolve("busybox")
+    image.tag("mine:1")
+    image.tag("mine:1")
+    image.save(tmp_path / "image.tar")
+    image.untag("mine:1")
+    with fresh_host.containers.launch("busybox", sh="echo x > /new; sleep 100") as container:
+        container.wait_ready(ready.command(["test", "-s", "/new"]))
+        committed = container.commit("mine:1")
+    image.tag("mine:1")
+    committed.remove()
+    image.remove()
+    fresh_host.images.load(tmp_path / "image.tar")
+    busybox, mine = (f"docker.io/library/{name}" for name in ("busybox:latest", "mine:1"))
+    assert _facts(following) == [
+        (events.ImageAdded, image.id, "built"),
+        (events.ImageTagged, image.id, busybox),
+        (events.ImageTagged, image.id, mine),
+        (events.ImageUntagged, image.id, mine),
+        (events.ImageAdded, committed.id, "committed"),
+        (events.ImageTagged, committed.id, mine),
+        (events.ImageUntagged, committed.id, mine),
+        (events.ImageTagged, image.id, mine),
+        (events.ImageRemoved, committed.id),
+        (events.ImageUntagged, image.id, busybox),
+        (events.ImageUntagged, image.id, mine),
+        (events.ImageRemoved, image.id),
+        (events.ImageAdded, image.id, "loaded"),
+        (events.ImageTagged, image.id, busybox),
+        (events.ImageTagged, image.id, mine),
+    ]
+
+
+def test_all_of_one_container(fresh_host: Host) -> None:
+    """What happens to it and its networks and volumes, and nothing else."""
+    with fresh_host.containers.launch("busybox", ["sleep", "100"]) as other:
+        container = fresh_host.containers.create("busybox", mounts=[Mount.volume("data", "/data")])
+        following = fresh_host.events(container=container, timeout_s=0.2)
+        other.pause()
+        other.unpause()
+        fresh_host.volumes.create("more").attach(container, "/more")
+        container.remove()
+        assert _kinds(list(following)) == ["Attached", "Detached", "Detached", "Removed"]
+
+
+def test_kinds_of_a_newer_version_are_left_out(fresh_host: Host) -> None:
+    """And facts that it knows more of."""
+    eventlog.append(fresh_host.root, '{"time": 1.0, "kind": "unheard_of", "what": 1}\n')
+    eventlog.append(fresh_host.root, '{"time": 1.0, "kind": "volume_removed", "volume": "x", "more": 1}\n')
+    found = fresh_host.events(since=datetime.fromtimestamp(0, UTC), follow=False)
+    assert _facts(found) == [(events.VolumeRemoved, "x")]
 
 
 # --- what is used ---
