@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from signal import SIGKILL
 from socket import socket as Socket
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, Unpack
 
-from . import committing, inside, lifecycle, networking, ready
+from . import committing, faults, inside, lifecycle, networking, ready
 from .copying import CopyResult, copy_in, copy_out
 from .errors import ContainerNotFoundError, WrongStateError
 from .execution import OnOutput, Popen, Stream
@@ -228,6 +228,20 @@ class Container(Shown):
         self._require("unpause", State.PAUSED)
         self._machinery.cgroups.set_frozen(self._id, False)
         journal.note(self._machinery.root.path, "unpaused", self._id)
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """In a ``with`` block none of its processes runs, as if its machine did not answer; blocks may be
+        nested. It goes on when this process ends, however that does. Raises WrongStateError when it does not
+        run."""
+        return faults.frozen(self._machinery, self._id)
+
+    def kill9(self) -> AbstractContextManager[None]:
+        """In a ``with`` block it has been killed, by SIGKILL and without notice, and does not restart; at the
+        end it is started again, unless it was removed. Raises WrongStateError when it does not run.
+
+        If this process is killed within the block it stays down.
+        """
+        return faults.killed(self._machinery, self._id)
 
     @waits
     def wait(self, *, timeout_s: float | None = None) -> Steps[int | None]:

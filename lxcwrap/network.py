@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from . import networking
+from . import faults, networking
 from .container import Container
 from .containers import Containers
 from .errors import NetworkNotFoundError
@@ -150,6 +150,26 @@ class Network(Shown):
         """
         found = [[Containers(self._machinery)[each].id for each in part] for part in parts]
         return networking.partitioned(self._machinery, self._id, found)
+
+    def delay(
+        self,
+        containers: Iterable[str | Container] | None = None,
+        *,
+        delay_s: float = 0.0,
+        jitter_s: float = 0.0,
+        loss: float = 0.0,
+    ) -> AbstractContextManager[None]:
+        """In a ``with`` block what `containers` receive by this network comes `delay_s` seconds later, give
+        or take `jitter_s`, which may change the order; a share `loss` of it, from 0 to 1, never comes.
+
+        containers: by default all that run; from each to each and back then takes twice the delay. One that
+        is started anew within the block is not delayed any more. It is over when this process ends, however
+        that does. Raises UnsupportedError: the kernel lacks netem; InvalidSpecError: the network is no
+        bridge, a container is not on it; WrongStateError: it does not run; ConflictError: it is delayed
+        already.
+        """
+        ids = None if containers is None else [Containers(self._machinery)[each].id for each in containers]
+        return faults.delayed(self._machinery, self._id, ids, delay_s=delay_s, jitter_s=jitter_s, loss=loss)
 
     def remove(self) -> None:
         """Raises StillUsedError when containers are on it, running or not."""

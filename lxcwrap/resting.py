@@ -40,7 +40,7 @@ def _hold(
     if state is State.CREATING:
         raise WrongStateError(name, state, operation)
     if state.is_alive:
-        return not pause or _freeze(stack, machinery, container_id, name)
+        return not pause or freeze(stack, machinery, container_id, name)
     try:
         stack.enter_context(machinery.records(container_id).held(0.1))
     except BlockingIOError:
@@ -48,7 +48,8 @@ def _hold(
     return True
 
 
-def _freeze(stack: ExitStack, machinery: Machinery, container_id: str, name: str) -> bool:
+def freeze(stack: ExitStack, machinery: Machinery, container_id: str, name: str) -> bool:
+    """Keep one that runs frozen until `stack` ends; False when it has ended."""
     message = {"op": "freeze", "id": container_id, "bundle": str(machinery.bundle(container_id))}
     conversation = stack.enter_context(machinery.supervisor.ask(message, what=f"pause of {name}"))
     answer, _ = conversation.receive()

@@ -12,7 +12,7 @@ from typing import Self
 from .. import container as plain
 from .. import lifecycle
 from . import threads
-from .driving import flowing, in_thread, making, method
+from .driving import flowing, held, in_thread, making, method
 from .image import Image
 from .paths import ContainerPath, as_path
 from .popen import popening
@@ -51,6 +51,8 @@ class Container(plain.Container):
     restart = making(lambda found: Container.of(found), plain.Container.restart)
     pause = method(plain.Container.pause)
     unpause = method(plain.Container.unpause)
+    frozen = held(plain.Container.frozen)
+    kill9 = held(plain.Container.kill9)
     wait = method(plain.Container.wait)
     wait_ready = making(lambda found: Container.of(found), plain.Container.wait_ready)
     remove = method(plain.Container.remove)

@@ -38,6 +38,7 @@ class Network(network.Network):
     disconnect = method(network.Network.disconnect)
     limit = method(network.Network.limit)
     partition = held(network.Network.partition)
+    delay = held(network.Network.delay)
     remove = method(network.Network.remove)
 
 

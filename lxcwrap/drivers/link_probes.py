@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from . import links, netns, traffic
+from . import links, netem, netns, traffic
 from .rtnetlink import Rtnetlink
 
 
@@ -39,9 +39,15 @@ def _rate_limits(net: Rtnetlink) -> None:
     traffic.set_limits(net, "parent", "detour", sent_bps=10**6, received_bps=10**6)
 
 
+def _delays(net: Rtnetlink) -> None:
+    _parent(net)
+    netem.impair(net, "parent", delay_s=0.1, jitter_s=0.01, loss=0.01)
+
+
 TRIALS: dict[str, Callable[[Rtnetlink], None]] = {
     "bridge": _port,
     "macvlan": lambda net: net.apply(links.macvlan("trial", _parent(net))),
     "ipvlan": lambda net: net.apply(links.ipvlan("trial", _parent(net))),
     "rate limits": _rate_limits,
+    "delays": _delays,
 }

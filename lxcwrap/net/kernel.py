@@ -43,6 +43,11 @@ class KernelNetworks:
         if reason := _probe("rate limits"):
             raise UnsupportedError(f"this kernel cannot limit rates ({reason})", "modprobe -a sch_tbf ifb")
 
+    def check_delays(self) -> None:
+        """Raises UnsupportedError: links cannot be delayed here, with the reason."""
+        if reason := _probe("delays"):
+            raise UnsupportedError(f"this kernel cannot delay packets ({reason})", "modprobe sch_netem")
+
     def choosing(self) -> AbstractContextManager[None]:
         """Within, no other root directory of this machine chooses a subnet: from looking what is in use until
         it is in use."""

@@ -27,7 +27,7 @@ from ..drivers.cgroups import CgroupHost
 from ..drivers.pidfd import boot_id
 from ..ids import RANGE_SIZE
 from ..net import firewall
-from . import forwarder, layered, livemounts, mounter, nursery, pauser, restarting, wire, wiring
+from . import forwarder, keeping, layered, livemounts, mounter, nursery, pauser, restarting, wire, wiring
 from .handover import close_all, hand
 from .pool import NamespacePool, close_pair
 from .standby import Standby, Worker, fork_in
@@ -229,6 +229,8 @@ class Server:
             self._fork(lambda: forwarder.serve(request, connection))
         elif operation == "freeze":
             self._fork(lambda: pauser.keep_frozen(request, connection, self.cgroups))
+        elif operation == "impair":
+            self._fork(lambda: keeping.keep_impaired(request, connection))
         else:
             _answer(connection, {"error": f"unknown request {operation!r}"})
 

@@ -73,7 +73,7 @@ def test_an_interrupt_is_thrown_into_the_steps(monkeypatch: pytest.MonkeyPatch) 
 
 def test_steps_may_go_on_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they wait for then is waited for."""
-    answers = iter([KeyboardInterrupt(), True])
+    answers: Iterator[bool | BaseException] = iter([KeyboardInterrupt(), True])
 
     def here(*_: object) -> bool:
         answer = next(answers)
