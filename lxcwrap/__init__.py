@@ -146,7 +146,7 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    if name in ("events", "ready"):  # modules, used by their names
+    if name in ("display", "events", "ready"):  # modules, used by their names
         from importlib import import_module
 
         return import_module(f".{name}", __name__)
@@ -157,6 +157,13 @@ def __getattr__(name: str) -> object:
     value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     globals()[name] = value
     return value
+
+
+def load_ipython_extension(ipython: object) -> None:
+    """For ``%load_ext lxcwrap``: gives notebooks the cell magic ``%%lxc``."""
+    from .magic import register
+
+    register(ipython)
 
 
 def __dir__() -> list[str]:

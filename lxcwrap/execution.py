@@ -213,6 +213,14 @@ class Popen:
         """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
+    def _kill_group(self) -> None:
+        """With what it has started, as Ctrl-C in a terminal would end it: of a script also what that waits
+        for."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, 0)  # it is not reaped yet, so its number is its own
+            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
+
     def fileno(self) -> int:
         """A descriptor that is readable once it has ended: for select, before `poll`. -1 after its end."""
         return -1 if self._conversation is None else self._conversation.fileno()
@@ -282,7 +290,7 @@ class Popen:
             if self._conversation is not None and error is None:
                 self.wait()
             elif self._conversation is not None:
-                self.kill()  # an interrupted or failed block must not wait for ever
+                self._kill_group()  # an interrupted or failed block must not wait for ever
                 with suppress(SupervisorError):  # the error there is matters more
                     self.wait()
         finally:

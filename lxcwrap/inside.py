@@ -130,8 +130,7 @@ def execute(
     ) as process:
         try:
             stdout, stderr = yield from steps(process.communicate)(input, timeout_s, on_output=on_output)
-        except TimeoutExpired as expired:
-            process.kill()
+        except TimeoutExpired as expired:  # at the end of the block it is killed
             raise _texts(expired) from None
         done = Completed(
             argv=words,

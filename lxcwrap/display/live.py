@@ -4,6 +4,7 @@ waiting."""
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from abc import abstractmethod
@@ -32,20 +33,34 @@ class Live(Shown):
     """A display that keeps itself up to date until its container ends, `stop` is called, its ``with`` block
     ends, or a cell is interrupted. Outside notebooks nothing is shown, but all is recorded."""
 
-    __slots__ = ("__weakref__", "_ended", "_handle", "_thread")
+    __slots__ = ("__weakref__", "_ended", "_handle", "_shown_in", "_thread")
 
     def __init__(self, name: str) -> None:
         self._ended = threading.Event()
         self._handle: Any = None
+        self._shown_in = 0
         shell = notebook_shell()
         self._thread = threading.Thread(target=self._work, name=f"lxcwrap-{name}", daemon=True)
         if shell is not None:
             _end_when_interrupted(shell)
-            from IPython.display import display  # type: ignore[import-not-found, unused-ignore]
-
-            self._handle = display(self, display_id=True)  # from the cell itself, so that it is this cell's
+            self._show(shell)  # from the cell itself, so that it is this cell's
         _running.add(self)
         self._thread.start()
+
+    def _show(self, shell: Any) -> None:
+        from IPython.display import display  # type: ignore[import-not-found, unused-ignore]
+
+        shown_as = self._handle.display_id if self._handle else True
+        self._handle = display(self._repr_mimebundle_(), raw=True, display_id=shown_as)
+        self._shown_in = shell.execution_count
+
+    def _ipython_display_(self) -> None:
+        """In the cell that made it, it is there already; in another it is shown once more, alive too."""
+        shell = notebook_shell()
+        if shell is None:
+            sys.stdout.write(self._repr_mimebundle_()["text/plain"] + "\n")
+        elif shell.execution_count != self._shown_in:
+            self._show(shell)
 
     def stop(self) -> None:
         """End it; what is shown stays."""
@@ -75,7 +90,7 @@ class Live(Shown):
 
     def _draw(self) -> None:
         if self._handle is not None:
-            self._handle.update(self)
+            self._handle.update(self._repr_mimebundle_(), raw=True)
 
     @abstractmethod
     def _record(self) -> None:

@@ -134,6 +134,14 @@ def test_a_command_is_killed_when_its_time_is_over(box: Container) -> None:
     eventually(lambda: pids(box) <= before)
 
 
+def test_what_a_script_waits_for_ends_with_it(box: Container) -> None:
+    """When its time is over, or its caller is interrupted: nothing of it stays in the container."""
+    before = pids(box)
+    with pytest.raises(TimeoutExpired):
+        box.exec(sh="sleep 1000; echo never", timeout_s=0.3)
+    eventually(lambda: pids(box) <= before)
+
+
 def test_background_processes_are_not_waited_for(box: Container) -> None:
     """Though they hold the output open."""
     began = time.monotonic()
