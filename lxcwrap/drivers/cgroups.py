@@ -233,13 +233,18 @@ class CgroupHost:
         """The same for where `settle` put the fork-server."""
         return cgroupfs.open_entries(_SUPERVISOR, self._all_hierarchies())
 
-    def oom_fd(self, container_id: str) -> int:
-        """Descriptor of a file with a line ``oom_kill COUNT``, readable until it is removed; -1: none."""
+    def oom_fds(self, container_id: str) -> list[int]:
+        """Of a file with a line ``oom_kill COUNT``; of v1 also one that is readable when memory runs out, which
+        POLLPRI on the file tells of v2; none if nobody counts."""
+        if (memory := self._by_controller.get("memory")) is None:
+            return []
+        cgroup = self._limited(container_id)
         file = "memory.events" if self.is_v2 else "memory.oom_control"
-        if "memory" not in self._by_controller:
-            return -1
-        path = f"{self._limited(container_id)}/{file}"
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._by_controller["memory"])
+        fds = [os.open(f"{cgroup}/{file}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=memory)]
+        if not self.is_v2:
+            fds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            cgroupfs.write(memory, f"{cgroup}/cgroup.event_control", f"{fds[1]} {fds[0]}")
+        return fds
 
     def remove(self, container_id: str, *, wait_s: float = 0.5) -> bool:
         """Remove the container's cgroups, waiting for its last processes. Whether nothing is left."""

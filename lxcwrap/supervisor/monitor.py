@@ -26,6 +26,7 @@ from ..drivers.polling import readable
 from ..storage.logs import LogWriter, open_pipe
 from . import journal, restarting, runner
 from .handover import WAITING, flat_json, hand, send_frame, take, unix_socket
+from .oomwatch import OomWatch
 from .records import Records
 
 TYPE_CHECKING = False
@@ -72,7 +73,8 @@ class Monitor:
         self.handlers: dict[int, Callable[[], bool]] = {}  # each says whether it wants to hear more
         self.log: LogWriter | None = None
         self.outputs: set[int] = set()
-        self.lock_fd = self.oom_fd = -1
+        self.lock_fd = -1
+        self.oom = OomWatch([])
         self.prober = self.prober_fd = 0
         self.init_pidfd: int | None = None
         self.has_started = self.starter_has_ended = False
@@ -150,9 +152,9 @@ class Monitor:
 
     # --- watch ---
 
-    def _hear(self, fd: int, handler: Callable[[], bool]) -> None:
+    def _hear(self, fd: int, handler: Callable[[], bool], what: int = select.POLLIN) -> None:
         self.handlers[fd] = handler
-        self.poll.register(fd, select.POLLIN)
+        self.poll.register(fd, what)
 
     def _forget(self, fd: int) -> None:
         del self.handlers[fd]
@@ -163,9 +165,11 @@ class Monitor:
     def watch(self) -> None:
         """Until runner and starter have ended."""
         while self.handlers:
-            for fd, _event in self.poll.poll():
+            for fd, _event in self.poll.poll(self.oom.patience_ms()):
                 if fd in self.handlers and not self.handlers[fd]():
                     self._forget(fd)
+            if self.oom.has_news():
+                journal.note(self.order["root"], "oom", self.order["id"])
 
     def _starter_reports(self) -> bool:
         received = take(self.reports)
@@ -177,8 +181,9 @@ class Monitor:
             return False
         report, fds = received
         if report[0] == "init":
-            if report[1]:
-                self.oom_fd = fds.pop(0)
+            self.oom, fds = OomWatch(fds[: report[1]]), fds[report[1] :]
+            if self.oom.fds and "quiet" not in self.order:
+                self._hear(self.oom.fds[-1], self.oom.hear, self.oom.alarm)
             if fds:
                 self.init_pidfd = os.dup(fds[0])
                 self._hear(fds[0], self._init_ended)
@@ -219,6 +224,13 @@ class Monitor:
             os.waitpid(self.prober, 0)
             self._forget(self.prober_fd)
             self.prober = 0
+
+    def _end_oom_watch(self) -> None:
+        """Its count is read still."""
+        self.oom.look_at = None
+        for fd in self.oom.fds:
+            if self.handlers.pop(fd, None):
+                self.poll.unregister(fd)
 
     def _runner_is_ending(self) -> bool:
         """The starter ends too when the runner failed, who knows more."""
@@ -282,9 +294,10 @@ class Monitor:
             return
         self.exit_recorded = True
         self._end_prober()
+        self._end_oom_watch()
         record = {
             "exit_code": exit_code,
-            "oom_killed": self._oom_killed(),
+            "oom_killed": self.oom.count() > 0,
             "exec_error": self.exec_error,
             "error": error,
             "log_tail": self._log_tail() if error else None,
@@ -293,7 +306,7 @@ class Monitor:
         self._arrange_restart(exit_code)
         self.records.end(record)
         if self.has_started and "quiet" not in self.order:
-            root, oom_killed = self.order["root"], bool(record["oom_killed"])
+            root, oom_killed = self.order["root"], self.oom.has_more()
             journal.note_end(root, self.order["id"], exit_code, oom_killed=oom_killed)
         self._tell({"event": "exited", **record})
 
@@ -306,13 +319,6 @@ class Monitor:
             restarting.wait_forked(again)
         elif "ticket" in self.order:
             restarting.done(self.order)
-
-    def _oom_killed(self) -> bool:
-        if self.oom_fd < 0:
-            return False
-        # memory.oom_control of v1 and memory.events of v2 have the same line
-        _head, _, count = os.pread(self.oom_fd, 4096, 0).partition(b"oom_kill ")
-        return not count.startswith(b"0") if count else False
 
     def _tell(self, message: dict[str, Any]) -> None:
         try:

@@ -44,8 +44,8 @@ def stand_by(
         if plan is None:
             raise FileNotFoundError(f"{bundle}/plan.json is missing: the container is damaged, remove it")
         status = _prepare(plan, fds, cgroups, orders, monitor)
-        oom_fd = cgroups.oom_fd(plan["id"])
-        _Listener(plan, monitor, oom_fd, reports, socket.socket(fileno=client), server).listen(status)
+        oom_fds = cgroups.oom_fds(plan["id"])
+        _Listener(plan, monitor, oom_fds, reports, socket.socket(fileno=client), server).listen(status)
     except BaseException as error:
         traceback.print_exc()
         with suppress(OSError):
@@ -116,12 +116,12 @@ class _Listener:
         self,
         plan: Plan,
         monitor: int,
-        oom_fd: int,
+        oom_fds: list[int],
         reports: socket.socket,
         client: socket.socket,
         server: socket.socket,
     ) -> None:
-        self.plan, self.monitor, self.oom_fd = plan, monitor, oom_fd
+        self.plan, self.monitor, self.oom_fds = plan, monitor, oom_fds
         self.reports, self.client, self.server = reports, client, server
         self.init_pid, self.init_pidfd = 0, -1
 
@@ -161,8 +161,7 @@ class _Listener:
             }
         )
         fds = [] if pidfd is None else [pidfd]
-        oom_fds = [] if self.oom_fd < 0 else [self.oom_fd]
-        hand(self.reports, ("init", len(oom_fds)), [*oom_fds, *fds])
+        hand(self.reports, ("init", len(self.oom_fds)), [*self.oom_fds, *fds])
         with suppress(OSError):  # the server has ended: then there is no second witness
             socket.send_fds(self.server, [self.plan["id"].encode()], fds, socket.MSG_DONTWAIT)
 

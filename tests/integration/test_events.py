@@ -96,6 +96,19 @@ def test_want_of_memory_is_told(fresh_host: Host) -> None:
     assert "OutOfMemory" in _kinds([next(following) for _ in range(4)])
 
 
+def test_want_of_memory_is_told_when_it_comes(fresh_host: Host) -> None:
+    """While the container goes on; again when it comes again; not once more at the end."""
+    eat = "x=a; while true; do x=$x$x; done"
+    limits = Limits(memory="16MiB", swap=0)
+    with fresh_host.containers.launch("busybox", ["sleep", "1000"], limits=limits) as container:
+        following = fresh_host.events(kinds=(events.OutOfMemory, events.Exited), timeout_s=60)
+        for _ in range(2):
+            assert container.exec(sh=eat, check=False).exit_code == 128 + signal.SIGKILL
+            assert isinstance(next(following), events.OutOfMemory) and container.oom_killed
+        container.stop(timeout_s=0)
+        assert isinstance(next(following), events.Exited)
+
+
 def test_the_log_is_bounded(fresh_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full file is put aside, and nobody who follows misses an event."""
     monkeypatch.setattr(eventlog, "_MOST", 2000)
