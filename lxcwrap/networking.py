@@ -28,6 +28,7 @@ from .net.ipam import Subnet, free_subnet, ula_pool
 from .net.store import Owner
 from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec, Port, PortBinding, Rate, RateOption, as_rate
 from .specs import ContainerSpec, Limits, State
+from .storage.outbox import tell
 from .supervisor import forwarder, wiring
 
 DEFAULT = "default"  # made when it is first used
@@ -270,6 +271,8 @@ def _record_rate(
             concerned = [container_id]
         for each in concerned:
             rates.begin_change(str(machinery.bundle(each)))
+            if network_id:  # else that is told of all its limits
+                tell(change, "updated", id=each)
     return before, concerned
 
 
@@ -277,7 +280,7 @@ def _limit_links(machinery: Machinery, container_id: str) -> None:
     def act(netns_fd: int) -> None:
         machinery.kernel_networks.limit(netns_fd, machinery.network_store.wires(container_id))
 
-    with suppress(ContainerNotFoundError):
+    with suppress(ContainerNotFoundError, FileNotFoundError):  # it has gone, or is not quite there
         if machinery.network_store.wires(container_id):
             with _changing(machinery, container_id):
                 _settle(machinery, container_id, act)

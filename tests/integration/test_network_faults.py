@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from lxcwrap import Container, Host, LxcwrapError, Network
+from lxcwrap import Container, Host, Limits, LxcwrapError, Network, Rate
 from lxcwrap.drivers.netlink_dumps import read_addresses, read_links
 from lxcwrap.drivers.rtnetlink import Rtnetlink
+from lxcwrap.net.names import detour_name
 from lxcwrap.supervisor import wiring
 from tests import faults
 from tests.faults import assert_clean
 from tests.integration.networked import interfaces
+from tests.integration.rated import detours, in_force
 from tests.polling import eventually
 
 # Every how many lines one is struck. 1 tries them all, in half an hour.
@@ -40,7 +42,7 @@ def host(roots: str) -> Iterator[Host]:
 @pytest.fixture(autouse=True)
 def front(host: Host) -> Iterator[Network]:
     """A network, with a container on it that is not concerned."""
-    network = host.networks.create(FRONT, ipv6=True)
+    network = host.networks.create(FRONT, ipv6=True, rate="100Mbit")
     with host.containers.launch("busybox", ["sleep", "1000"], name="bystander", network=network) as bystander:
         before = bystander.networks
         yield network
@@ -62,6 +64,7 @@ def _finish(host: Host) -> None:
         victim.remove(force=True)
     if back := host.networks.get(BACK):
         back.remove()
+    host.networks[FRONT].limit("100Mbit")
 
 
 def _name_servers(host: Host) -> int:
@@ -79,7 +82,8 @@ def _links(host: Host) -> set[str]:
         links = read_links(net)
     names = {row["bridge"] for row in host._machinery.state.connection.execute("SELECT bridge FROM networks")}
     bridges = {link.ifindex for link in links if link.name in names}
-    return {link.name for link in links if link.ifindex in bridges or link.master in bridges}
+    ours = {link.name for link in links if link.ifindex in bridges or link.master in bridges}
+    return ours | detours(host, "")
 
 
 def _recorded(host: Host) -> set[str]:
@@ -88,7 +92,8 @@ def _recorded(host: Host) -> set[str]:
     running = [container.id for container in host.containers if container.state.is_alive]
     wires = [wire for each in running for wire in host._machinery.network_store.wires(each)]
     assert all(wire["owner_pid"] is None for wire in wires)
-    return bridges | {wire["link"] for wire in wires}
+    limited = {detour_name(wire["link"]) for wire in wires if wire["egress_bps"]}
+    return bridges | {wire["link"] for wire in wires} | limited
 
 
 def _check_inside(container: Container) -> None:
@@ -97,6 +102,8 @@ def _check_inside(container: Container) -> None:
     with wiring.network_of(container._machinery.bundle(container.id)) as fd, Rtnetlink(fd) as net:
         have = {address.interface.partition("/")[0] for address in read_addresses(net)}
     leased = {address for each in container.networks.values() for address in (each.ip, each.ip6) if address}
+    rates = {each.interface: each.rate or Rate() for each in container.networks.values()}
+    assert in_force(container) == {key: (rate.egress or 0, rate.ingress or 0) for key, rate in rates.items()}
     assert leased <= have and {each for each in have if each.startswith("10.")} <= leased
 
 
@@ -123,6 +130,8 @@ CALLER: dict[str, tuple[Act, Act]] = {
     "remove": (_connected, lambda host: host.containers[NAME].remove(force=True)),
     "connect": (_launched, lambda host: host.networks[FRONT].connect(NAME)),
     "disconnect": (_connected, lambda host: host.networks[FRONT].disconnect(NAME)),
+    "limit": (_connected, lambda host: host.networks[FRONT].limit(Rate(ingress="1Mbit"))),
+    "update": (_connected, lambda host: host.containers[NAME].update(Limits(network_rate=Rate()))),
 }
 
 
