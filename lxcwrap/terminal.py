@@ -59,7 +59,7 @@ def _relay(command: OnTerminal, keyboard: int, screen: int) -> None:
                 for key, _ in selector.select():
                     if key.fd == resized.fileno():
                         resized.recv(64)
-                        size = os.get_terminal_size(screen)
+                        size = os.get_terminal_size(keyboard)
                         command.resize(size.lines, size.columns)
                     elif key.fd == keyboard:
                         if not _pass(keyboard, master):
