@@ -27,11 +27,11 @@ from .net.dns import NameServers, has_names
 from .net.ipam import Subnet, free_subnet, ula_pool
 from .net.store import Owner
 from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec, Port, PortBinding, Rate, RateOption, as_rate
+from .options import DEFAULT_NETWORK
 from .specs import ContainerSpec, Limits, State
 from .storage.outbox import tell
 from .supervisor import forwarder, wiring
 
-DEFAULT = "default"  # made when it is first used
 _IDLE_S = 10.0  # of waiting for a start or an end that is under way
 
 
@@ -141,9 +141,9 @@ def resolve(machinery: Machinery, spec: ContainerSpec, find: Callable[[str], str
     kind, _, owner = spec.network_mode.partition(":")
     if kind == "container":
         return evolve(spec, network_mode=f"container:{find(owner)}")
-    if DEFAULT in spec.networks and not _exists(machinery, DEFAULT):
+    if DEFAULT_NETWORK in spec.networks and not _exists(machinery, DEFAULT_NETWORK):
         with suppress(NameInUseError):  # another was faster
-            create(machinery, DEFAULT)
+            create(machinery, DEFAULT_NETWORK)
     return spec
 
 

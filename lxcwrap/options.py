@@ -33,6 +33,7 @@ from .specs import (
 )
 from .supervisor.plan import ALL_CAPABILITIES, environment
 
+DEFAULT_NETWORK = "default"  # made when it is first used
 NetworkOption = str | Named | Sequence[str | Named] | Mapping[str, Endpoint] | Mapping[Any, Endpoint]
 
 
@@ -46,9 +47,9 @@ class ContainerOptions(TypedDict, total=False):
     there or below.
     tmpfs: targets of plain tmpfs mounts.  limits: `Limits`.  disk: short for ``Limits(disk=...)``.
     network: names of networks, or `Network`, one or a list, or a dict of them to `Endpoint`; ``"default"`` is
-    made when it is first used. ``"none"``, which is the default: loopback alone. ``"host"``: that of the host
-    itself. ``"container:NAME"``: that of a container that runs.
-    publish: `Port`, of the host, that lead to it.
+    made when it is first used. ``"none"``, which is the default if nothing is published: loopback alone.
+    ``"host"``: that of the host itself. ``"container:NAME"``: that of a container that runs.
+    publish: `Port`, of the host, that lead to it; without `network` it is on ``"default"`` then.
     read_only: the root file system cannot be written.  shm_size: of /dev/shm, bytes or text.
     ulimits: `Ulimit`.  sysctls: of the container's own network and IPC.  extra_hosts: name to address.
     labels: added to the image's.  oom_score_adj: -1000..1000.
@@ -185,8 +186,8 @@ def _image_health(config: ImageConfig) -> HealthCheck | None:
 
 
 def _network(options: ContainerOptions) -> dict[str, Any]:
-    given: Any = options.get("network", "none")
     publish = _each("publish", options, Port)
+    given: Any = options.get("network", DEFAULT_NETWORK if publish else "none")
     mode = given if isinstance(given, str) else ""
     if mode == "host" or mode.startswith("container:"):
         return {"network_mode": mode, "publish": publish}

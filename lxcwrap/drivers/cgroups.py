@@ -234,8 +234,8 @@ class CgroupHost:
         return cgroupfs.open_entries(_SUPERVISOR, self._all_hierarchies())
 
     def oom_fds(self, container_id: str) -> list[int]:
-        """Of a file with a line ``oom_kill COUNT``, and with v1 one that is readable when memory runs out; with
-        v2 POLLPRI on the file tells that. None if nobody counts."""
+        """Of a file with a line ``oom_kill COUNT``, and with v1 one that is readable when memory runs out:
+        with v2 POLLPRI on the file tells that. None if nobody counts."""
         if (memory := self._by_controller.get("memory")) is None:
             return []
         cgroup = self._limited(container_id)

@@ -172,7 +172,7 @@ def _candidates() -> Iterator[int]:
 def _check_target(port: Port, targets: dict[int, str]) -> None:
     if not targets:
         raise InvalidSpecError(
-            f"{port}: publishing needs a bridge network that is not internal: give network="
+            f"{port}: it is on no bridge network that leads outside: put it on one by network= or connect()"
         )
     if port.host_ip != LOOPBACK6 and not any(covers(port.host_ip, version) for version in targets):
         raise InvalidSpecError(f"{port}: its network has no IPv6")
