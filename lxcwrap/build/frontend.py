@@ -95,6 +95,8 @@ def _options(keywords: BuildKeywords) -> BuildOptions:
         raise TypeError(f"limits= takes Limits(...), not {limits!r}")
     if limits and limits.disk is not None:
         raise InvalidSpecError("limits=Limits(disk=...): what a build writes is a layer, which has no limit")
+    if limits and limits.network_rate is not None:
+        raise InvalidSpecError("limits=Limits(network_rate=...): RUN is on no network of its own to limit")
     args = check_env(keywords["build_args"])
     return BuildOptions(
         platform=Platform.parse(platform) if platform else Platform.host(),

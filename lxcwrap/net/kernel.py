@@ -41,7 +41,10 @@ class KernelNetworks:
     def check_rates(self) -> None:
         """Raises UnsupportedError: links cannot be limited here, with the reason."""
         if reason := _probe("rate limits"):
-            raise UnsupportedError(f"this kernel cannot limit rates ({reason})", "modprobe -a sch_tbf ifb")
+            raise UnsupportedError(
+                f"this kernel cannot limit rates ({reason})",
+                "modprobe -a sch_tbf ifb sch_ingress cls_u32 act_mirred",
+            )
 
     def check_delays(self) -> None:
         """Raises UnsupportedError: links cannot be delayed here, with the reason."""

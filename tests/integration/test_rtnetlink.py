@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from lxcwrap.drivers.netlink_dumps import (
     read_links,
     read_routes,
 )
-from lxcwrap.drivers.netlink_messages import Request
+from lxcwrap.drivers.netlink_messages import CREATE, Request, attributes, text
 from lxcwrap.drivers.rtnetlink import Rtnetlink
 from tests.netlab import Place
 
@@ -189,10 +190,10 @@ def test_a_socket_stays_in_its_namespace(pair: Pair) -> None:
 def test_probes_agree_with_the_kernel(kind: str) -> None:
     """What this kernel lacks has a reason; what is probed leaves nothing."""
     reason = probe(kind)
-    if kind != "ipvlan":
+    if kind not in ("ipvlan", "delays"):
         assert reason == ""
     elif reason:
-        assert "ipvlan" in reason
+        assert {"ipvlan": "ipvlan", "delays": "delay link"}[kind] in reason
 
 
 def rate(source: Place, where: Place, address: str) -> float:
@@ -265,6 +266,29 @@ def test_a_detour_is_removed_when_its_link_has_gone(pair: Pair) -> None:
     for _ in range(2):
         traffic.remove_detour(net, "veth", "detour")
     assert {link.name for link in read_links(net)} == {"lo", "bridge"}
+
+
+def test_other_disciplines_stay(pair: Pair) -> None:
+    """In the bucket when its rate changes, and in its place when there is no limit."""
+    net, bucket, root = pair.host.net, 0x1_0001, 0xFFFFFFFF
+    veth = net.index("veth")
+
+    def kinds() -> list[bytes]:
+        found = [body for body in net.dump(38, bytes(20)) if struct.unpack_from("=i", body, 4)[0] == veth]
+        return [attributes(body[20:])[1].rstrip(b"\0") for body in found]
+
+    def put(parent: int) -> None:
+        header = struct.pack("=BxxxiIII", 0, veth, 0x2_0000, parent, 0)
+        net.apply(Request("make", "veth", traffic.NEWQDISC, CREATE, header + text(1, "pfifo")))
+
+    traffic.set_limits(net, "veth", "detour", sent_bps=10**6)
+    put(bucket)
+    traffic.set_limits(net, "veth", "detour", sent_bps=10**7)
+    assert kinds() == [b"tbf", b"pfifo"]
+    traffic.set_limits(net, "veth", "detour")
+    put(root)
+    traffic.set_limits(net, "veth", "detour")
+    assert kinds() == [b"pfifo"]
 
 
 def test_a_very_high_rate_is_a_rate(pair: Pair) -> None:

@@ -11,6 +11,7 @@ from lxcwrap.errors import ImageNotFoundError, InvalidSpecError, UnsupportedErro
 from lxcwrap.image import Image
 from lxcwrap.images import Images
 from lxcwrap.oci import Platform
+from lxcwrap.specs import Limits
 from tests.unit.fakelayers import image_host
 
 HERE = Platform("linux", "amd64")
@@ -75,6 +76,8 @@ def test_an_image_that_is_not_stored_for_the_platform_is_pulled(images: Images) 
         {"build_args": {"SOURCE_DATE_EPOCH": "soon"}},
         {"dockerfile": "missing"},
         {"target": "missing"},
+        {"limits": Limits(disk="1GiB")},
+        {"limits": Limits(network_rate="1Mbit")},
     ],
 )
 def test_what_cannot_be_right_is_refused(images: Images, tmp_path: Path, options: dict[str, Any]) -> None:
