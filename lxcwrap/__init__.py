@@ -146,7 +146,7 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    if name in ("display", "events", "ready"):  # modules, used by their names
+    if name in ("display", "events", "fixtures", "ready"):  # modules, used by their names
         from importlib import import_module
 
         return import_module(f".{name}", __name__)
