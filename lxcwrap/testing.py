@@ -1,4 +1,11 @@
-"""A host for the tests of programs that use lxcwrap: no root, no LXC, no images, no isolation.
+"""Hosts for tests, of unittest too. `temporary_host`: a real one, which leaves nothing behind::
+
+    class TestShop(unittest.TestCase):
+        def setUp(self):
+            host = self.enterContext(temporary_host())
+            self.db = self.enterContext(host.containers.launch("postgres:15", env={"POSTGRES_PASSWORD": "x"}))
+
+`fake_host`: one for the tests of programs that use lxcwrap: no root, no LXC, no images, no isolation.
 
 Containers are real objects with real states, logs and exit codes; a command in them is a small Python program
 that the test gives, and a process of its own. What needs the kernel's help (files, terminals) is refused.
@@ -30,6 +37,7 @@ from .storage.images import ImageStore
 from .storage.inflate import Source
 from .storage.layers import LayerStore
 from .supervisor.fake import FakeSupervisor
+from .testruns import Run, sweep
 
 
 class _NoLayers(LayerStore):
@@ -74,6 +82,23 @@ class _FakeHost(Host):
 
     def _make(self, root: StrPath) -> Machinery:
         return FakeMachinery(root, self._supervisor)
+
+
+@contextmanager
+def temporary_host() -> Iterator[Host]:
+    """A real host over a root directory of its own, the default one in the block; at its end all is removed.
+
+    After kill -9 the next one, or the next run of pytest with containers, removes what is left. The root
+    directory is in memory if there is room, else on disk; or in LXCWRAP_TEST_DIR.
+    Raises UnsupportedError when not run by root.
+    """
+    sweep()
+    run = Run(os.urandom(8).hex())
+    try:
+        with use_host(run.host):
+            yield run.host
+    finally:
+        run.leave()
 
 
 @contextmanager

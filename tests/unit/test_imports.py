@@ -51,14 +51,18 @@ LEVELS = (
     {"volumes"},
     {"check"},
     {"host"},
-    {"aio", "magic", "testing"},
+    {"testruns"},
+    {"aio", "magic", "testing", "testsession"},
+    {"pytest_plugin", "testmaking"},
+    {"fixtures"},
     {"__init__"},
     {"cli"},
     {"__main__"},
 )
 
-# The nouns that give one another: from a container comes a snapshot, and from that containers.
-UPWARDS = {("container", "snapshot")}
+# What gives one another, late: from a container comes a snapshot, and from that containers; pytest's plugin has
+# a fixture that is a factory, and the factories ask it for the session.
+UPWARDS = {("container", "snapshot"), ("pytest_plugin", "fixtures")}
 
 
 def _area(parts: tuple[str, ...]) -> str:
