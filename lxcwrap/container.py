@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, Unpack
 
 from . import committing, faults, inside, lifecycle, networking, ready
+from .calling import Calls
 from .copying import CopyResult, copy_in, copy_out
 from .errors import ContainerNotFoundError, WrongStateError
 from .execution import OnOutput, Popen, Stream
@@ -364,13 +365,34 @@ class Container(Shown):
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a Python function of this program inside the container, also in one without Python; its result.
 
+        It runs as root inside; what it writes to stdout and stderr is written to those of this process.
         Modules it needs must be imported where it is defined: inside, nothing is imported from the container.
         The result must be plain data. What it raises is raised here, with the traceback from inside as a
-        note.
-        Raises CallError when it cannot be sent, or answered.
+        note. Lambdas, and functions of a notebook or script, need the extra ``lxcwrap[call]``.
+        Raises CallError when it cannot be sent, or answered; WrongStateError when the container does not run.
         """
-        result: T = inside.call(self._machinery, self._id, function, args, kwargs)
-        return result
+        return self.calling().call(function, *args, **kwargs)
+
+    def calling(
+        self,
+        *,
+        timeout_s: float | None = None,
+        user: str | int | None = None,
+        env: Mapping[str, str] | None = None,
+        imports: Sequence[str] = (),
+    ) -> Calls:
+        """`call`, with options: ``box.calling(timeout_s=5, imports=["numpy"]).call(mean, [1, 2])``.
+
+        timeout_s: after so many seconds it is killed, and TimeoutExpired raised, with what it wrote. user:
+        whom it runs as, by default root. env: variables on top of the container's. imports: modules that are
+        imported before it enters the container, as the function will need them.
+        """
+        return Calls(self._machinery, self._id, timeout_s=timeout_s, user=user, env=env, imports=imports)
+
+    def function(self, function: Callable[P, T], /) -> Callable[P, T]:
+        """Decorator: each call of the function is a `call` in this container. With options:
+        ``@box.calling(timeout_s=5).function``."""
+        return self.calling().function(function)
 
     # --- files ---
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import IO, Literal
+from typing import IO, Literal, Protocol
 
 from .errors import CommandFailedError, ExecError, LxcwrapError, SupervisorError, TimeoutExpired
 from .results import Completed
@@ -307,6 +307,10 @@ def input_bytes(data: bytes | str | None) -> bytes:
     return data.encode() if isinstance(data, str) else bytes(data or b"")
 
 
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
 class Transfer:
     """Input to and output from a process, until it has ended or closed both outputs."""
 
@@ -326,7 +330,7 @@ class Transfer:
         self._outputs = {"stdout": stdout, "stderr": stderr}
 
     def run(
-        self, deadline: float | None, conversation: Conversation, has_ended: Callable[[], bool]
+        self, deadline: float | None, conversation: HasFileno, has_ended: Callable[[], bool]
     ) -> Steps[None]:
         """`has_ended` is asked when the conversation has an answer. After the end only what is already in the
         pipes is

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from . import lifecycle
 from .drivers.pidfd import start_time
 from .errors import (
-    CallError,
     ContainerNotFoundError,
     ExecError,
     SupervisorError,
@@ -25,8 +23,8 @@ from .machinery import Machinery
 from .options import check_user
 from .results import Completed
 from .specs import ContainerSpec, State, check_argv, check_env
-from .supervisor.entry import exec_order, filter_file
-from .supervisor.plan import capability_mask, environment
+from .supervisor.entry import exec_order
+from .supervisor.plan import environment
 from .waiting import Steps, steps
 
 
@@ -45,7 +43,7 @@ def popen(
 ) -> Popen:
     words = check_argv(argv) or ()
     extra = check_env(env)
-    spec = _running(machinery, container_id, "exec in")
+    spec = running(machinery, container_id, "exec in")
     order = exec_order(
         machinery.root.path,
         container_id,
@@ -57,7 +55,7 @@ def popen(
         tty=tty,
     )
     streams = Streams(stdin, stdout, stderr)
-    message = {**order, "netns_of": _lender(machinery, container_id, spec), "stdio": streams.names}
+    message = {**order, "netns_of": lender(machinery, container_id, spec), "stdio": streams.names}
     try:
         conversation = machinery.supervisor.ask(
             message, streams.fds, what=f"exec of {list(words)!r} in {spec.name}"
@@ -73,7 +71,8 @@ def popen(
         raise
 
 
-def _running(machinery: Machinery, container_id: str, operation: str) -> ContainerSpec:
+def running(machinery: Machinery, container_id: str, operation: str) -> ContainerSpec:
+    """Its spec. Raises WrongStateError for `operation` when it does not run, or is paused."""
     spec = lifecycle.spec_of(machinery, container_id)
     state = lifecycle.look(machinery, container_id).state
     if state != State.RUNNING:  # entering a paused one would wait for its thaw
@@ -81,7 +80,7 @@ def _running(machinery: Machinery, container_id: str, operation: str) -> Contain
     return spec
 
 
-def _lender(machinery: Machinery, container_id: str, spec: ContainerSpec) -> int | None:
+def lender(machinery: Machinery, container_id: str, spec: ContainerSpec) -> int | None:
     """A process in the container's network, if that is another's."""
     if not spec.network_mode.startswith("container:"):
         return None
@@ -92,7 +91,7 @@ def _raise_if_ending(machinery: Machinery, container_id: str, operation: str) ->
     """Entering failed. The likely reason is that the container was about to end: its record follows soon."""
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
-        _running(machinery, container_id, operation)
+        running(machinery, container_id, operation)
         time.sleep(0.005)
 
 
@@ -177,69 +176,6 @@ def attach(
         tty=True,
     ) as process:
         return process.interact()
-
-
-# --- a function ---
-
-
-def call(
-    machinery: Machinery,
-    container_id: str,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Any:
-    from .supervisor import call as calling
-
-    spec = _running(machinery, container_id, "call in")
-    payload = calling.encode_call(function, args, kwargs)
-    name = calling.function_name(function)
-    payload_fd = os.memfd_create("lxcwrap-call", os.MFD_CLOEXEC)
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    try:
-        with os.fdopen(os.dup(payload_fd), "wb") as file:
-            file.write(payload)
-        os.lseek(payload_fd, 0, os.SEEK_SET)
-        message = {
-            "op": "call",
-            "id": container_id,
-            "lxc_path": str(machinery.root.containers),
-            "netns_of": _lender(machinery, container_id, spec),
-            "env": [f"{key}={value}" for key, value in spec.env.items()],
-            "seccomp": filter_file(machinery.root.cache, spec),
-            "capabilities": capability_mask(spec.security),
-            "stdio": [],
-        }
-        conversation = machinery.supervisor.ask(
-            message, [payload_fd, writer], what=f"call of {name} in {spec.name}"
-        )
-        os.close(writer)
-        writer = -1
-        with conversation, os.fdopen(reader, "rb") as results:
-            reader = -1
-            data = calling.read_answer(results)
-            if not data:
-                raise CallError(name, _why(conversation))
-        return calling.decode_result(data, name)
-    finally:
-        for fd in (payload_fd, reader, writer):
-            if fd >= 0:
-                os.close(fd)
-
-
-def _why(conversation: Any) -> str:
-    """What happened to a call that gave no result."""
-    with suppress(SupervisorError):
-        while True:
-            answer, fds = conversation.receive()
-            for fd in fds:
-                os.close(fd)
-            if answer["event"] == "exited":
-                return str(
-                    answer.get("error")
-                    or f"its process ended with exit code {answer['exit_code']} and no result"
-                )
-    return "its process was killed"
 
 
 # --- its root ---

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
-from .. import inside, lifecycle, making
+from .. import calling, lifecycle, making
 from ..drivers import mounts
 from ..errors import CallError, ContainerNotFoundError
 from ..execution import DEVNULL, PIPE, Streams
@@ -22,6 +22,7 @@ from ..supervisor.argv import INIT
 from ..supervisor.client import Conversation
 from ..supervisor.plan import Plan, mount_points
 from ..supervisor.records import Record
+from ..waiting import finish
 from .step import BuildCancelled, CacheMount, OnOutput, RunStep, SecretMount, TmpfsMount, TreeMount
 from .stubs import remove_stubs
 
@@ -63,7 +64,7 @@ class ContainerRunner:
             if answer["event"] == "exited":
                 raise lifecycle.start_error(begun.name, answer)
             with self._killed_if(cancelled, begun.container_id):
-                inside.call(self._machinery, begun.container_id, function, args, kwargs)
+                finish(calling.call(self._machinery, begun.container_id, function, args, kwargs))
             lifecycle.kill(self._machinery, begun.container_id)
             _follow(begun.conversation, begun.streams, lambda _stream, _data: None, Event())
 

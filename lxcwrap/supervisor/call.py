@@ -27,9 +27,10 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..drivers import syscalls
+from .becoming import become
 
 if TYPE_CHECKING:
     from ..errors import CallError
@@ -43,9 +44,12 @@ _ADVICE = "return plain data: numbers, text, bytes, containers of them, dates, p
 
 
 def encode_call(
-    fn: Callable[..., object], args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None
+    fn: Callable[..., object],
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
+    imports: Sequence[str] = (),
 ) -> bytes:
-    """What `prepare_call` needs to run ``fn(*args, **kwargs)``.
+    """What `prepare_call` needs to run ``fn(*args, **kwargs)``; `imports` are modules to be imported before.
 
     Functions and classes are sent by name; those without an importable one (lambdas, nested ones, those of
     ``__main__`` or a notebook) by value, if cloudpickle is installed.
@@ -58,7 +62,7 @@ def encode_call(
         raise _error(name, "it is not callable")
     call = (fn, tuple(args), dict(kwargs or {}))
     path = [os.path.abspath(entry) for entry in sys.path]
-    return pickle.dumps((sys.version_info[:2], path, _pickle_call(name, call)), _PROTOCOL)
+    return pickle.dumps((sys.version_info[:2], path, list(imports), _pickle_call(name, call)), _PROTOCOL)
 
 
 def function_name(fn: object) -> str:
@@ -66,10 +70,10 @@ def function_name(fn: object) -> str:
     return getattr(fn, "__qualname__", None) or repr(fn)
 
 
-def read_answer(file: BinaryIO) -> bytes:
-    """What the child wrote, for `decode_result`, without waiting for its end; empty when it wrote nothing."""
-    head = file.read(_LENGTH_SIZE)
-    return head + file.read(min(int.from_bytes(head, "big"), MAX_RESULT + 1))
+def is_whole(data: bytes | bytearray) -> bool:
+    """Whether this is all of an answer, for `decode_result`; or too much of one."""
+    length = min(int.from_bytes(data[:_LENGTH_SIZE], "big"), MAX_RESULT + 1)
+    return len(data) >= _LENGTH_SIZE + length
 
 
 def decode_result(data: bytes, function: str = "the function") -> Any:
@@ -83,10 +87,10 @@ def decode_result(data: bytes, function: str = "the function") -> Any:
             exception that is not a builtin one.
     """
     length, body = int.from_bytes(data[:_LENGTH_SIZE], "big"), memoryview(data)[_LENGTH_SIZE:]
-    if len(data) < _LENGTH_SIZE or length > len(body):
-        raise _error(function, "its process ended before it answered")
     if len(body) > MAX_RESULT:
         raise _error(function, f"its result is larger than {MAX_RESULT >> 20} MiB")
+    if len(data) < _LENGTH_SIZE or length > len(body):
+        raise _error(function, "its process ended before it answered")
     match _load_plain(body[:length], function):
         case ("value", value):
             return value
@@ -108,7 +112,17 @@ class _ByReference(pickle.Pickler):
         # By name it would be looked up in the child's own __main__.
         if isinstance(obj, type | FunctionType) and obj.__module__ == "__main__":
             raise pickle.PicklingError(f"{obj.__qualname__} is defined in __main__")
+        if isinstance(obj, FunctionType) and _decorated(obj.__module__, obj.__qualname__) is obj:
+            return _decorated, (obj.__module__, obj.__qualname__)
         return NotImplemented
+
+
+def _decorated(module: str, name: str) -> object:
+    """The function that a decorator, such as `Container.function`, has wrapped under this name; if any."""
+    found: object = sys.modules.get(module) or importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return getattr(found, "__wrapped__", None)
 
 
 def _pickle_call(name: str, call: tuple[object, ...]) -> bytes:
@@ -121,7 +135,7 @@ def _pickle_call(name: str, call: tuple[object, ...]) -> bytes:
     try:
         cloudpickle = importlib.import_module("cloudpickle")
     except ImportError:
-        advice = "define it in a module that can be imported, or install cloudpickle"
+        advice = "define it in a module that can be imported, or install cloudpickle: lxcwrap[call]"
         raise _error(name, f"cannot be sent into the container: {by_reference}; {advice}") from by_reference
     try:
         pickled: bytes = cloudpickle.dumps(call, _PROTOCOL)
@@ -239,13 +253,15 @@ def prepare_call(payload: bytes) -> Callable[[], bytes]:
     # Before entering: nobody inside may ever trace this process, or reach its files through /proc.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     try:
-        version, path, body = pickle.loads(payload)
+        version, path, imports, body = pickle.loads(payload)
         if version != sys.version_info[:2]:
             ours, theirs = (".".join(map(str, each)) for each in (sys.version_info[:2], version))
             reason = f"it was sent by Python {theirs}, but the fork-server runs {ours}: use the same"
             return functools.partial(_dump, ("failure", reason, ""))
         sys.path[:] = path
         sys.path_importer_cache.clear()
+        for name in imports:
+            importlib.import_module(name)
         fn, args, kwargs = pickle.loads(body)
         if "socket" in sys.modules:
             importlib.import_module("encodings.idna")  # which getaddrinfo would import inside
@@ -255,11 +271,13 @@ def prepare_call(payload: bytes) -> Callable[[], bytes]:
     return functools.partial(_run, functools.partial(fn, *args, **kwargs))
 
 
-def run_call(call: Callable[[], bytes], result_fd: int, env: Sequence[str] | None = None) -> int:
+def run_call(
+    call: Callable[[], bytes], result_fd: int, env: Sequence[str] | None = None, user: str | None = None
+) -> int:
     """In the child, inside the container: run what `prepare_call` gave, and write the answer to `result_fd`.
 
     All other descriptors from 3 on are closed: they belong to the host. env: ``NAME=value`` each, in place of
-    `os.environ`, which liblxc cannot change. Returns 0 if the answer was taken.
+    `os.environ`, which liblxc cannot change. user: whom to become. Returns 0 if the answer was taken.
     """
     if env is not None:
         os.environ.clear()
@@ -268,7 +286,7 @@ def run_call(call: Callable[[], bytes], result_fd: int, env: Sequence[str] | Non
     os.closerange(result_fd + 1, os.sysconf("SC_OPEN_MAX"))
     _import_no_more()
     pid = os.getpid()
-    answer = call()
+    answer = call() if user is None else _run_as(user, call)
     if os.getpid() != pid:  # the function forked, and this is not the process the caller waits for
         os._exit(0)
     view = memoryview(len(answer).to_bytes(_LENGTH_SIZE, "big") + answer)
@@ -280,12 +298,20 @@ def run_call(call: Callable[[], bytes], result_fd: int, env: Sequence[str] | Non
     return 0
 
 
+def _run_as(user: str, call: Callable[[], bytes]) -> bytes:
+    try:
+        become(user)
+    except (LookupError, OSError) as error:
+        return _dump(("failure", f"cannot become user {user!r}: {error}", ""))
+    return call()
+
+
 class _ImportNoMore:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         raise ModuleNotFoundError(
             f"{name!r} is not loaded, and nothing is imported inside a container: "
-            "import it at the top of the module that defines the function",
+            "import it at the top of the module that defines the function, or name it in imports=",
             name=name,
         )
 
@@ -301,6 +327,9 @@ def _import_no_more() -> None:
 
 
 def _run(call: Callable[[], object]) -> bytes:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # it may be killed
     try:
         value = call()
     except BaseException as error:

@@ -37,7 +37,7 @@ def stand_by(channel: socket.socket) -> None:
             syscalls.limit_capabilities(request["capabilities"])
         if seccomp:
             syscalls.load_seccomp(seccomp)
-        return int(call.run_call(prepared, result_fd, request["env"]))
+        return int(call.run_call(prepared, result_fd, request["env"], request["user"]))
 
     try:
         enter_network(request["netns_of"])
