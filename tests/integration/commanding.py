@@ -19,8 +19,14 @@ TIMEOUT_S = 60
 
 def cli(*words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run it to its end; without `stdin` it has none."""
-    given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
-    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=TIMEOUT_S, **given)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(
+        [*COMMAND, *words],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
 
 
 @contextmanager

@@ -22,7 +22,7 @@ Cli = Callable[..., str]
 @pytest.fixture
 def box(host: Host) -> Iterator[Container]:
     script = "echo one; echo two >&2; echo three; exec sleep 1000"
-    with host.containers.launch("busybox", sh=script, name="box", limits=None) as container:
+    with host.containers.launch("busybox", sh=script, name="box") as container:
         eventually(lambda: container.logs().count("\n") == 3)
         yield container
 
