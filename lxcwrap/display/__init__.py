@@ -26,7 +26,11 @@ def bundle(thing: object) -> dict[str, str]:
 
 
 def html(thing: object) -> str:
-    return bundle(thing)["text/html"]
+    """For front ends that ask for this alone."""
+    from .values import page
+    from .written import as_html
+
+    return as_html(page(thing))
 
 
 def table(things: Iterable[object]) -> Listing:

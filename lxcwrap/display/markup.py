@@ -12,6 +12,8 @@ _UNFIT: Final = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
+_HARMLESS: Final = re.compile(r"[ \w.,:;/=()+@%#-]*").fullmatch
+
 
 class Html(str):
     """Markup that we have made."""
@@ -21,6 +23,8 @@ class Html(str):
 
 def text(value: str) -> Html:
     """Text as markup."""
+    if value.isascii() and _HARMLESS(value):  # as most of it is: a table has thousands
+        return Html(value)
     return Html(escape(_UNFIT.sub("\ufffd", value)))
 
 
