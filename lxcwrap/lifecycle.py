@@ -340,8 +340,9 @@ def rename(machinery: Machinery, container_id: str, name: str) -> None:
         if not change.execute(query, (name, name, container_id)).rowcount:
             raise ContainerNotFoundError(container_id[:12])
         tell(change, "renamed", id=container_id, name=name)
-    if wiring.is_exposed(machinery.bundle(container_id)):
-        wiring.announce(machinery.state.connection, machinery.root, container_id)
+        with suppress(FileNotFoundError):  # a killed process has begun to remove it
+            wiring.begin_rename(machinery.bundle(container_id))
+    wiring.announce(machinery.state.connection, machinery.root, container_id)
 
 
 def remove(machinery: Machinery, container_id: str, name: str, *, force: bool) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from .drivers.cgroups import CgroupHost
 from .drivers.pidfd import start_time
 from .drivers.protocols import Cgroups
-from .errors import UnsupportedError
+from .errors import DriverError, KernelError, UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
 from .net import rates
 from .net.dns import NameServers
-from .net.firewall import Firewall
+from .net.firewall import Firewall, Forward
 from .net.kernel import KernelNetworks
 from .net.ports import PortStore
 from .net.store import NetworkStore
@@ -112,7 +112,6 @@ class Machinery:
         for row in rows.values():
             if row["phase"] == "created":
                 self.settle(row["id"])
-                forwarder.look_again(str(self.bundle(row["id"])))
                 with suppress(FileNotFoundError):  # removed meanwhile
                     self.records(row["id"]).sweep()
             elif start_time(row["owner_pid"]) != row["owner_start"]:
@@ -131,12 +130,49 @@ class Machinery:
                     self.limit_rates(container_id)
         self.state.deliver()
         self.port_store.clean()
+        for container_id in rows:
+            self._lead_to(container_id)
         self.snapshot_store.clean()
         self.image_store.clean()
         self.layers.clean()
         self.volume_store.clean()
         self.root.empty_trash()
         self.cgroups.tidy()
+
+    def _lead_to(self, container_id: str) -> None:
+        """It is found by its present name, and at ::1 its ports are served as the records say."""
+        bundle = str(self.bundle(container_id))
+        if wiring.is_renamed(bundle):
+            wiring.announce(self.state.connection, self.root, container_id)
+        forwarder.look_again(bundle)
+        if self._lost_forwards(container_id):
+            with suppress(FileNotFoundError, DriverError), wiring.marked(bundle):
+                self.forward(container_id, self._lost_forwards(container_id))
+
+    def _lost_forwards(self, container_id: str) -> list[Forward]:
+        """Who served them was killed; or who published them, before they were served."""
+        exposed = Firewall(self.root.path).exposed(container_id)
+        if not exposed or not exposed.forwards or not self.records(container_id).monitor_lives():
+            return []
+        return [each for each in exposed.forwards if forwarder.is_lost(each)]
+
+    def forward(self, container_id: str, forwards: Sequence[Forward]) -> None:
+        """Let a process of the fork-server's serve them at ::1, if the container runs; for the one who
+        changes its endpoints. Raises KernelError."""
+        run = self.records(container_id).read("run")
+        if not forwards or run is None:
+            return
+        message = {
+            "op": "forward",
+            "root": str(self.root.path),
+            "id": container_id,
+            "forwards": forwards,
+            "monitor": run["monitor"],
+        }
+        with self.supervisor.ask(message, what="forwarding from ::1") as conversation:
+            answer, _ = conversation.receive()
+        if number := answer.get("errno"):
+            raise KernelError(number, answer["error"])
 
     def take_off(self, container_id: str, network_id: str) -> None:
         """Disconnect a container from a network, for the one who owns the endpoint; running or not."""
@@ -148,8 +184,6 @@ class Machinery:
                 self.kernel_networks.unplug(netns_fd, wire, connected)
         if wiring.is_exposed(self.bundle(container_id)):
             NameServers(self.root.path).withdraw(container_id, network_id)
-            for wire in leaving:
-                Firewall(self.root.path).endpoint_removed(wire)
         with self.port_store.following(container_id) as change:
             self.network_store.release(change, container_id, network_id)
         forwarder.look_again(str(self.bundle(container_id)))

@@ -122,7 +122,7 @@ def _subnet6(machinery: Machinery, given: bool | str, taken: Collection[str]) ->
 
 def remove(machinery: Machinery, network_id: str) -> None:
     """Raises StillUsedError, NetworkNotFoundError."""
-    with machinery.state.transaction() as change:
+    with machinery.kernel_networks.removing(), machinery.state.transaction() as change:
         network = machinery.network_store.network(network_id)
         machinery.network_store.delete(change, network_id)
         # Within: if this is not committed the network is there still, and gets a bridge when it needs one.
@@ -364,39 +364,26 @@ def _settle(machinery: Machinery, container_id: str, act: Callable[[int], None])
 def publish(machinery: Machinery, container_id: str, ports: Sequence[Port]) -> tuple[PortBinding, ...]:
     """See `Container.publish`."""
     lifecycle.row(machinery, container_id)
-    bindings = machinery.port_store.publish(container_id, ports)
-    try:
-        _forward(machinery, container_id, bindings)
-    except BaseException:
-        unpublish(machinery, container_id, bindings)
-        raise
+    with _changing(machinery, container_id):
+        bindings = machinery.port_store.publish(container_id, ports)
+        try:
+            machinery.forward(container_id, machinery.port_store.forwards(container_id, bindings))
+        except BaseException:
+            _unpublish(machinery, container_id, bindings)
+            raise
     return bindings
 
 
 def unpublish(machinery: Machinery, container_id: str, ports: Sequence[Port | PortBinding]) -> None:
     """See `Container.unpublish`."""
     lifecycle.row(machinery, container_id)
+    with _changing(machinery, container_id):
+        _unpublish(machinery, container_id, ports)
+
+
+def _unpublish(machinery: Machinery, container_id: str, ports: Sequence[Port | PortBinding]) -> None:
     leaving = machinery.port_store.unpublish(container_id, ports)
     forwarder.look_again(str(machinery.bundle(container_id)), leaving)
-
-
-def _forward(machinery: Machinery, container_id: str, bindings: Sequence[PortBinding]) -> None:
-    """At ::1, by a process of the fork-server's, if the container runs."""
-    run = machinery.records(container_id).read("run")
-    forwards = machinery.port_store.forwards(container_id, bindings)
-    if not forwards or run is None:
-        return
-    message = {
-        "op": "forward",
-        "root": str(machinery.root.path),
-        "id": container_id,
-        "forwards": forwards,
-        "monitor": run["monitor"],
-    }
-    with machinery.supervisor.ask(message, what="forwarding from ::1") as conversation:
-        answer, _ = conversation.receive()
-    if number := answer.get("errno"):
-        raise KernelError(number, answer["error"])
 
 
 def dial(

@@ -35,8 +35,9 @@ ROLES = {
     ("livemounts.py", "change"): "remounter",
     ("restarting.py", "do"): "restarter",
 }
-# In front of the ids of containers made under `known_ids`, to find their cgroups by.
-ID_PREFIX = f"fa{os.getpid():08x}"
+# At the end of the ids of containers made under `known_ids`, to find their cgroups by.
+ID_MARK = f"fa{os.getpid():08x}"
+_ID_BYTES = 32
 
 
 class Countdown:
@@ -139,11 +140,16 @@ def armed_server(host: Host) -> Iterator[tuple[Callable[[str, int], None], Calla
 
 @contextmanager
 def known_ids() -> Iterator[None]:
-    """Containers made within, also by forks, have ids that begin with `ID_PREFIX`."""
+    """Containers made within, also by forks, have ids that end with `ID_MARK`."""
     import secrets
 
     real = secrets.token_hex
-    secrets.token_hex = lambda nbytes=None: (ID_PREFIX + real(nbytes))[: 2 * (nbytes or 32)]
+
+    def token_hex(nbytes: int | None = None) -> str:
+        found = real(nbytes)
+        return found[: -len(ID_MARK)] + ID_MARK if nbytes == _ID_BYTES else found
+
+    secrets.token_hex = token_hex
     try:
         yield
     finally:
@@ -207,20 +213,23 @@ def _strangers(root: Path) -> list[str]:
     from lxcwrap.supervisor.client import Supervisor
     from lxcwrap.supervisor.records import Records
 
-    holders, found = set(), []
+    holders, forwarders, found = set(), set(), []
     for bundle in (root / "containers").iterdir():
         records = Records(bundle)
         with suppress(FileNotFoundError):
             run = records.read("run")
             if run and not records.has("exit"):
                 holders.add(run["monitor"])
+                forwarders |= {
+                    int(line.split()[0]) for line in (bundle / "forwarders").read_text().splitlines()
+                }
             elif records.is_held():
                 found.append(f"lock {bundle.name}: run={run}, exit={records.read('exit')}")
     ours = {pid: parent for pid, (parent, command) in _processes().items() if str(root) in command}
     for pid in [pid for pid in ours if _text(pid, "comm") == "dnsmasq"]:
         del ours[pid]  # as long as there is its network
     server = Supervisor(root).pid()
-    strangers = ours.keys() - {os.getpid(), server} - holders
+    strangers = ours.keys() - {os.getpid(), server} - holders - forwarders
     if server is not None:  # its children, and theirs, that have nothing to do
         strangers -= {
             pid for pid in strangers if _text(pid, "comm") in ("lxcwrap-nursery", "lxcwrap-waiting")
@@ -258,7 +267,7 @@ def _remains(root: Path) -> list[str]:
     state.close()
     bundles = {bundle.name for bundle in (root / "containers").iterdir()}
     alive = {name for name in bundles if Records(root / "containers" / name).is_held()}
-    with_cgroup = {name for name in cgroups.leftovers() if name.startswith(ID_PREFIX)}
+    with_cgroup = {name for name in cgroups.leftovers() if name.endswith(ID_MARK)}
     cgroups.close()
     found = [f"phase {phase}: {name}" for name, phase in rows.items() if phase != "created"]
     found += [f"directory without a row: {name}" for name in bundles - rows.keys()]

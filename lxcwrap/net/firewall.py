@@ -31,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
     Network = Mapping[str, Any]  # id, name, bridge, and the fields of its NetworkSpec
@@ -101,6 +102,15 @@ class Firewall:
         finally:
             os.close(fd)
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Within, the rules are nobody else's to change. Held before a transaction of the records begins, as
+        `recording` is, never within: else two would wait for each other."""
+        return self._locked(fcntl.LOCK_EX)
+
+    def shared(self) -> AbstractContextManager[None]:
+        """Within, nobody is `recording`; the same holds for it."""
+        return self._locked()
+
     @contextmanager
     def recording(self, recorded: Callable[[], Recorded]) -> Iterator[None]:
         """Records and kernel change alike in this block. recorded: reads all that the records say."""
@@ -149,15 +159,14 @@ class Firewall:
                 _kernel().run(withdrawn + accept(obstacle, rules.bridge, self.tables.name))
 
     def network_removed(self, network: Network, *, last: bool) -> None:
-        """When its bridge has gone. last: there is no other network: the tables go."""
+        """When its bridge has gone; we are `alone`. last: there is no other network: the tables go."""
         for obstacle in _obstacles():
             if obstacle.mends_in:
                 _kernel().run(self._withdrawn(obstacle, network["bridge"]))
-        with self._locked(fcntl.LOCK_EX if last else fcntl.LOCK_SH):
-            if last:
-                _kernel().run(self.tables.remove())
-            else:
-                self.remove([network_rules(network)])
+        if last:
+            _kernel().run(self.tables.remove())
+        else:
+            self.remove([network_rules(network)])
 
     def _withdrawn(self, obstacle: Obstacle, bridge: str) -> str:
         chain = f"list chain {obstacle.family} {obstacle.table} {obstacle.mends_in}"
@@ -196,27 +205,22 @@ class Firewall:
         """To one that runs; to be called before its link is made: so it never can send what it must not."""
         with self._locked():
             exposed = self.exposed(wire["container_id"]) or Exposed()
-            pins = pinned([wire])
+            pins = [pin for pin in pinned([wire]) if pin not in exposed.pins]
             self._mark(wire["container_id"], exposed._replace(pins=(*exposed.pins, *pins)))
             self.add(pins)
 
-    def endpoint_removed(self, wire: Wire) -> None:
-        with self._locked():
-            exposed, pins = self.exposed(wire["container_id"]), pinned([wire])
-            if exposed:
-                self.remove(pins)
-                kept = tuple(pin for pin in exposed.pins if pin not in pins)
-                self._mark(wire["container_id"], exposed._replace(pins=kept))
-
-    def ports_changed(self, container_id: str, wires: Sequence[Wire], ports: Iterable[PortRow]) -> None:
-        """Hereafter these lead to it, if it runs. Only while `recording`. FileExistsError: as above."""
+    def records_changed(self, container_id: str, wires: Sequence[Wire], ports: Iterable[PortRow]) -> None:
+        """Hereafter these ports lead to it, if it runs, and it has no more endpoints than these: those that
+        come have been, or will be, added. While `recording`, or `shared` if there are no ports.
+        FileExistsError: as above."""
         exposed = self.exposed(container_id)
         if exposed:
             wanted = Exposed.of(wires, ports)
-            self._mark(container_id, wanted._replace(pins=exposed.pins))
+            pins = tuple(pin for pin in exposed.pins if pin in wanted.pins)
             leaving = [port for port in exposed.ports if port not in wanted.ports]
             coming = [port for port in wanted.ports if port not in exposed.ports]
-            self.remove(leaving)
+            self.remove([*leaving, *(pin for pin in exposed.pins if pin not in pins)])
+            self._mark(container_id, wanted._replace(pins=pins))  # which has all that the kernel may have
             self.add(coming)
             _lead_anew((*leaving, *coming))
 

@@ -84,6 +84,10 @@ class KernelNetworks:
         with Rtnetlink() as net:
             plumbing.ensure_network(net, network, str(self._root.run))
 
+    def removing(self) -> AbstractContextManager[None]:
+        """See `plumbing.removing`."""
+        return plumbing.removing(str(self._root.run))
+
     def remove(self, network: plumbing.Network, *, last: bool) -> None:
         NameServers(self._root.path).remove(network["id"])
         with Rtnetlink() as net:
@@ -131,6 +135,9 @@ class FakeNetworks(KernelNetworks):
 
     def add(self, network: plumbing.Network) -> None:
         pass
+
+    def removing(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def remove(self, network: plumbing.Network, *, last: bool) -> None:
         pass

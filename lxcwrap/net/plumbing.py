@@ -111,13 +111,21 @@ def _make_bridge(net: Rtnetlink, network: Network, root: str) -> None:
     net.apply(links.label(index, root), links.change(index, up=True))
 
 
+@contextmanager
+def removing(run: str) -> Iterator[None]:
+    """For who removes networks: nobody makes one meanwhile, or changes rules. Held before a transaction of the
+    records begins, as by others: see `Firewall.alone`."""
+    with locked(f"{run}/networks.lock"), Firewall(os.path.dirname(run)).alone():
+        yield
+
+
 def remove_network(net: Rtnetlink, network: Network, run: str, *, last: bool) -> None:
-    """In the kernel, if it is there. Nothing may be connected to it. last: there are no others."""
+    """In the kernel, if it is there, while `removing`. Nothing may be connected to it. last: there are no
+    others."""
     if network["driver"] == "bridge":
-        with locked(f"{run}/networks.lock"):
-            for link in (*_remains(net, network["bridge"]), network["bridge"]):
-                _discard(net, link)
-            Firewall(os.path.dirname(run)).network_removed(network, last=last)
+        for link in (*_remains(net, network["bridge"]), network["bridge"]):
+            _discard(net, link)
+        Firewall(os.path.dirname(run)).network_removed(network, last=last)
 
 
 def _remains(net: Rtnetlink, bridge: str) -> list[str]:

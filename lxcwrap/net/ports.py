@@ -120,19 +120,19 @@ class PortStore:
 
     @contextmanager
     def following(self, container_id: str) -> Iterator[sqlite3.Connection]:
-        """A transaction that changes the endpoints of a container: the ports that lead to it follow."""
+        """A transaction that changes the endpoints of a container: the kernel follows."""
         with ExitStack() as stack:
-            if self.bindings(container_id):
-                stack.enter_context(self._firewall.recording(self._recorded))
+            has_ports = bool(self.bindings(container_id))
+            firewall = self._firewall
+            stack.enter_context(firewall.recording(self._recorded) if has_ports else firewall.shared())
             change = stack.enter_context(self._state.transaction())
             yield change
-            if self.bindings(container_id):
-                self._lead(change, container_id)
+            self._lead(change, container_id)
 
     def _lead(self, change: sqlite3.Connection, container_id: str) -> None:
         """Let the kernel do as the records say."""
         rows = port_rows(change, container_id)
-        self._firewall.ports_changed(container_id, wires(change, container_id), rows)
+        self._firewall.records_changed(container_id, wires(change, container_id), rows)
 
     def _recorded(self) -> Recorded:
         connection, store = self._state.connection, NetworkStore(self._state)

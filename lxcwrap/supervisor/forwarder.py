@@ -95,6 +95,17 @@ def _processes(bundle: str) -> Iterator[int]:
                 yield pidfd
 
 
+def is_lost(forward: Forward) -> bool:
+    """Whether nobody serves it, and somebody could."""
+    try:
+        server = _bind(forward)
+    except OSError:
+        return False
+    if server:
+        server.close()
+    return server is not None
+
+
 def _is_taken(forward: Forward) -> bool:
     try:
         if server := _bind(forward):

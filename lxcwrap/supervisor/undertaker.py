@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..drivers.pidfd import exit_code_of
@@ -48,6 +49,8 @@ def bury(
         has_begun = records.has("run") or records.has("exit")
         run = records.read("run")
         if run and not records.has("exit"):
+            with suppress(OSError):
+                cgroups.set_frozen(plan["id"], False, timeout_s=0)  # the frozen die when they thaw
             code = exit_code_of(init_pidfd, wait_s=_REAP_TIMEOUT_S)
             error = None if code is not None else "its monitor was killed, so nobody saw how it ended"
             oom_killed = cgroups.exists(plan["id"]) and cgroups.oom_kills(plan["id"]) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -26,6 +27,8 @@ Plan = Mapping[str, Any]
 StrPath = str | os.PathLike[str]
 # In the directory of a container that has been on a network ever: for others nobody need ask the records.
 MARK = "networked"
+# The same of one that has another name, which is not announced yet.
+_RENAMED = "renamed"
 _OWN_NAME = "127.0.1.1\t"  # how the line with the container's name begins in a plan's /etc/hosts
 
 
@@ -63,8 +66,38 @@ def plug_in(plan: Plan, netns_fd: int, monitor: int) -> Plan:
     return {**plan, "files": {**plan["files"], **own}}
 
 
+@contextmanager
+def _showing(bundle: StrPath) -> Iterator[None]:
+    """Who lets a container be found, or not any more, looks within at what there is, and acts upon it."""
+    fd = os.open(bundle, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def announce(connection: sqlite3.Connection, root: RootDir, container_id: str) -> None:
-    """Let a container that runs, or is about to, be found by its names."""
+    """Let a container, if it runs or is about to, be found by its present names."""
+    bundle = root.containers / container_id
+    with suppress(FileNotFoundError), _showing(bundle):  # it was removed
+        if is_exposed(bundle):
+            _announce(connection, root, container_id)
+        with suppress(FileNotFoundError):
+            os.unlink(bundle / _RENAMED)
+
+
+def begin_rename(bundle: StrPath) -> None:
+    """To be called before the new name is on record, and `announce` afterwards."""
+    os.close(os.open(f"{os.fspath(bundle)}/{_RENAMED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def is_renamed(bundle: StrPath) -> bool:
+    """Whether somebody is renaming it, or was killed meanwhile."""
+    return os.path.exists(f"{os.fspath(bundle)}/{_RENAMED}")
+
+
+def _announce(connection: sqlite3.Connection, root: RootDir, container_id: str) -> None:
     query = "SELECT name, json_extract(spec, '$.hostname') AS hostname FROM containers WHERE id = ?"
     row = connection.execute(query, (container_id,)).fetchone()
     for each in plumbing.wires(connection, container_id):
@@ -157,10 +190,12 @@ def is_exposed(bundle: StrPath) -> bool:
 
 def conceal(root: RootDir, container_id: str) -> None:
     """Nothing leads any more to a container that has ended; its lock is held."""
-    NameServers(root.path).withdraw(container_id)
-    forwarder.end(str(root.containers / container_id))
-    rates.forget_all(str(root.path), container_id)
-    Firewall(root.path).container_removed(container_id)
+    bundle = root.containers / container_id
+    with suppress(FileNotFoundError), _showing(bundle):  # it removed itself
+        NameServers(root.path).withdraw(container_id)
+        forwarder.end(str(bundle))
+        rates.forget_all(str(root.path), container_id)
+        Firewall(root.path).container_removed(container_id)
 
 
 def serve_names(request: wire.Message, client: socket.socket) -> None:

@@ -163,6 +163,14 @@ def test_a_killed_monitor_takes_its_container_along_and_the_server_knows_how(hos
         assert container.start().state == State.RUNNING
 
 
+def test_how_a_paused_container_ended_is_known_too(host: Host) -> None:
+    """It dies when it thaws."""
+    with _launched(host) as container:
+        container.pause()
+        os.kill(_run_of(container)["monitor"], signal.SIGKILL)
+        assert container.wait(timeout_s=10) == 137
+
+
 @pytest.mark.parametrize("also_the_runner", [False, True])
 def test_the_server_knows_the_exit_code_that_a_killed_monitor_did_not_record(
     host: Host, also_the_runner: bool

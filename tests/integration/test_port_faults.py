@@ -52,7 +52,7 @@ def check(host: Host, container: Container, ever: set[int]) -> None:
     text = listed(host.root)
     assert text.count(f"'{container.ip}', 80]") + text.count(f"'{container.ip}', 81]") == len(recorded)
     ever |= recorded
-    eventually(lambda: not any(map(is_served, ever - recorded)))
+    eventually(lambda: all(map(is_served, recorded)) and not any(map(is_served, ever - recorded)))
 
 
 def is_served(port: int) -> bool:
