@@ -11,7 +11,7 @@ from socket import socket as Socket
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar, Unpack
 
-from . import committing, faults, inside, lifecycle, networking, ready
+from . import committing, faults, inside, lifecycle, limiting, networking, ready
 from .calling import Calls
 from .copying import CopyResult, copy_in, copy_out
 from .errors import ContainerNotFoundError, WrongStateError
@@ -275,7 +275,7 @@ class Container(Shown):
         Raises UnsupportedError for a controller this host lacks, or rates of networks that its kernel cannot
         limit; then nothing was changed.
         """
-        networking.update(self._machinery, self._id, limits)
+        limiting.update(self._machinery, self._id, limits)
 
     # --- commands inside ---
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from . import faults, networking
+from . import faults, limiting, networking
 from .container import Container
 from .containers import Containers
 from .errors import NetworkNotFoundError
@@ -138,7 +138,7 @@ class Network(Shown):
         InvalidSpecError: the container is not on it; UnsupportedError, KernelError; then nothing has changed.
         """
         container_id = None if container is None else Containers(self._machinery)[container].id
-        networking.limit(self._machinery, self._id, container_id, rate)
+        limiting.limit(self._machinery, self._id, container_id, rate)
 
     def partition(self, *parts: Iterable[str | Container]) -> AbstractContextManager[None]:
         """In a ``with`` block containers of different `parts` do not reach each other by this network: what

@@ -13,23 +13,20 @@ from attrs import evolve
 from . import lifecycle
 from .drivers.pidfd import start_time
 from .errors import (
-    ContainerNotFoundError,
     InvalidSpecError,
     KernelError,
-    LxcwrapError,
     NameInUseError,
     SupervisorError,
     WrongStateError,
 )
 from .machinery import Machinery
-from .net import partition, plumbing, rates
+from .net import partition, plumbing
 from .net.dns import NameServers, has_names
 from .net.ipam import Subnet, free_subnet, ula_pool
 from .net.store import Owner
 from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec, Port, PortBinding, Rate, RateOption, as_rate
 from .options import DEFAULT_NETWORK
-from .specs import ContainerSpec, Limits, State
-from .storage.outbox import tell
+from .specs import ContainerSpec, State
 from .supervisor import forwarder, wiring
 
 _IDLE_S = 10.0  # of waiting for a start or an end that is under way
@@ -62,7 +59,7 @@ def create(
     store, kernel = machinery.network_store, machinery.kernel_networks
     dns = dns and driver == "bridge" and kernel.has_names
     kernel.check(driver, dns=dns)
-    _check_rates(machinery, as_rate(rate))
+    kernel.check_rates(as_rate(rate))
     mtu = mtu or kernel.usual_mtu(parent)
     with kernel.choosing():
         with machinery.state.transaction() as change:
@@ -137,7 +134,8 @@ def resolve(machinery: Machinery, spec: ContainerSpec, find: Callable[[str], str
 
     find: gives a container's id by its name. Raises NetworkNotFoundError, ContainerNotFoundError.
     """
-    _check_rates(machinery, spec.limits.network_rate, *(each.rate for each in spec.networks.values()))
+    rates = (each.rate for each in spec.networks.values())
+    machinery.kernel_networks.check_rates(spec.limits.network_rate, *rates)
     kind, _, owner = spec.network_mode.partition(":")
     if kind == "container":
         return evolve(spec, network_mode=f"container:{find(owner)}")
@@ -176,16 +174,16 @@ def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: 
     name = store.row(network_id)["name"]
     if spec.network_mode != "own":
         raise InvalidSpecError(f"{spec.name} has the network of another ({spec.network_mode})")
-    _check_rates(machinery, endpoint.rate)
-    with _changing(machinery, container_id):
+    machinery.kernel_networks.check_rates(endpoint.rate)
+    with changing(machinery, container_id):
         with machinery.port_store.following(container_id) as change:
             if lifecycle.look(machinery, container_id).state is State.CREATING:
                 raise WrongStateError(spec.name, State.CREATING, "connect")
-            if _wire(machinery, container_id, network_id):
+            if wire_of(machinery, container_id, network_id):
                 raise InvalidSpecError(f"{spec.name} is on network {name} already")
             store.lease(change, container_id, {name: endpoint}, _me())
         try:
-            _settle(machinery, container_id, lambda fd: _plug(machinery, container_id, network_id, fd))
+            settle(machinery, container_id, lambda fd: _plug(machinery, container_id, network_id, fd))
         except BaseException:
             machinery.take_off(container_id, network_id)
             raise
@@ -197,18 +195,18 @@ def connect(machinery: Machinery, network_id: str, container_id: str, endpoint: 
 def disconnect(machinery: Machinery, network_id: str, container_id: str) -> None:
     """Raises InvalidSpecError: it is not on this network; WrongStateError."""
     name, store = lifecycle.spec_of(machinery, container_id).name, machinery.network_store
-    with _changing(machinery, container_id):
+    with changing(machinery, container_id):
         with machinery.state.transaction() as change:
             if lifecycle.look(machinery, container_id).state is State.CREATING:
                 raise WrongStateError(name, State.CREATING, "disconnect")
-            if not _wire(machinery, container_id, network_id):
+            if not wire_of(machinery, container_id, network_id):
                 raise InvalidSpecError(f"{name} is not on network {store.row(network_id)['name']}")
             store.own(change, container_id, network_id, _me())
         machinery.take_off(container_id, network_id)
 
 
 @contextmanager
-def _changing(machinery: Machinery, container_id: str) -> Iterator[None]:
+def changing(machinery: Machinery, container_id: str) -> Iterator[None]:
     """One change of a container's endpoints after the other."""
     try:
         with wiring.marked(machinery.bundle(container_id)):
@@ -216,81 +214,6 @@ def _changing(machinery: Machinery, container_id: str) -> Iterator[None]:
     except FileNotFoundError:
         lifecycle.row(machinery, container_id)  # it was removed meanwhile
         raise
-
-
-def limit(machinery: Machinery, network_id: str, container_id: str | None, rate: RateOption | None) -> None:
-    """See `Network.limit`."""
-    network = machinery.network_store.row(network_id)
-    if container_id and not _wire(machinery, container_id, network_id):
-        name = lifecycle.spec_of(machinery, container_id).name
-        raise InvalidSpecError(f"{name} is not on network {network['name']}")
-    with _limited(machinery, network_id, container_id, as_rate(rate)):
-        pass
-
-
-def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
-    """See `Container.update`."""
-    if not isinstance(limits, Limits) or limits.network_rate is None:
-        return lifecycle.update(machinery, container_id, limits)
-    spec = lifecycle.spec_of(machinery, container_id)
-    evolve(spec, limits=limits)  # raises InvalidSpecError: it has no network of its own
-    with _limited(machinery, None, container_id, limits.network_rate):
-        lifecycle.update(machinery, container_id, limits)
-
-
-@contextmanager
-def _limited(
-    machinery: Machinery, network_id: str | None, container_id: str | None, rate: Rate | None
-) -> Iterator[None]:
-    """With this rate, in the records and the kernel; with that of before if the block fails, or the kernel
-    does. Of a network, a container, or a container on a network."""
-    _check_rates(machinery, rate)
-    before, concerned = _record_rate(machinery, network_id, container_id, rate)
-    try:
-        for each in concerned:
-            _limit_links(machinery, each)
-        yield
-    except BaseException:
-        with suppress(LookupError):
-            _record_rate(machinery, network_id, container_id, before)
-        for each in concerned:
-            with suppress(LxcwrapError):
-                _limit_links(machinery, each)
-        raise
-
-
-def _record_rate(
-    machinery: Machinery, network_id: str | None, container_id: str | None, rate: Rate | None
-) -> tuple[Rate | None, list[str]]:
-    """What it was, and the containers that are concerned: all that have read it before."""
-    store = machinery.network_store
-    with machinery.state.transaction() as change:
-        before = store.change_rate(change, network_id, container_id, rate)
-        concerned = [each for each, _ in store.users(network_id)] if network_id else []
-        if container_id:
-            concerned = [container_id]
-        for each in concerned:
-            rates.begin_change(str(machinery.bundle(each)))
-            if network_id:  # else that is told of all its limits
-                tell(change, "updated", id=each)
-    return before, concerned
-
-
-def _limit_links(machinery: Machinery, container_id: str) -> None:
-    def act(netns_fd: int) -> None:
-        machinery.kernel_networks.limit(netns_fd, machinery.network_store.wires(container_id))
-
-    with suppress(ContainerNotFoundError, FileNotFoundError):  # it has gone, or is not quite there
-        if machinery.network_store.wires(container_id):
-            with _changing(machinery, container_id):
-                _settle(machinery, container_id, act)
-        rates.end_change(str(machinery.bundle(container_id)))
-
-
-def _check_rates(machinery: Machinery, *wanted: Rate | None) -> None:
-    """Raises UnsupportedError: there are limits among them, and the kernel has none."""
-    if any(rate not in (None, Rate()) for rate in wanted):
-        machinery.kernel_networks.check_rates()
 
 
 def partitioned(
@@ -309,12 +232,12 @@ def partitioned(
         parts = [*parts, members - set(named)]
     if len(parts) < 2 or not all(parts) or len(set(named)) < len(named):
         raise InvalidSpecError("parts= takes containers on both sides, and each in one part only")
-    wires = [[_wire(machinery, each, network_id) for each in part] for part in parts]
+    wires = [[wire_of(machinery, each, network_id) for each in part] for part in parts]
     return partition.partitioned([[wire["link"] for wire in part if wire] for part in wires])
 
 
 def _plug(machinery: Machinery, container_id: str, network_id: str, netns_fd: int) -> None:
-    wire = _wire(machinery, container_id, network_id)
+    wire = wire_of(machinery, container_id, network_id)
     if wire:
         machinery.kernel_networks.plug(netns_fd, wire, machinery.network_store.wires(container_id))
         _serve_names(machinery, wire)
@@ -332,7 +255,7 @@ def _serve_names(machinery: Machinery, wire: plumbing.Wire) -> None:
             raise SupervisorError(error)
 
 
-def _wire(machinery: Machinery, container_id: str, network_id: str) -> plumbing.Wire | None:
+def wire_of(machinery: Machinery, container_id: str, network_id: str) -> plumbing.Wire | None:
     found = machinery.network_store.wires(container_id)
     return next((wire for wire in found if wire["network_id"] == network_id), None)
 
@@ -341,7 +264,7 @@ def _me() -> Owner:
     return os.getpid(), start_time(os.getpid())
 
 
-def _settle(machinery: Machinery, container_id: str, act: Callable[[int], None]) -> None:
+def settle(machinery: Machinery, container_id: str, act: Callable[[int], None]) -> None:
     """Do it in the container's namespace if it runs, or will without having seen the present records."""
     deadline = time.monotonic() + _IDLE_S
     while True:
@@ -364,7 +287,7 @@ def _settle(machinery: Machinery, container_id: str, act: Callable[[int], None])
 def publish(machinery: Machinery, container_id: str, ports: Sequence[Port]) -> tuple[PortBinding, ...]:
     """See `Container.publish`."""
     lifecycle.row(machinery, container_id)
-    with _changing(machinery, container_id):
+    with changing(machinery, container_id):
         bindings = machinery.port_store.publish(container_id, ports)
         try:
             machinery.forward(container_id, machinery.port_store.forwards(container_id, bindings))
@@ -377,7 +300,7 @@ def publish(machinery: Machinery, container_id: str, ports: Sequence[Port]) -> t
 def unpublish(machinery: Machinery, container_id: str, ports: Sequence[Port | PortBinding]) -> None:
     """See `Container.unpublish`."""
     lifecycle.row(machinery, container_id)
-    with _changing(machinery, container_id):
+    with changing(machinery, container_id):
         _unpublish(machinery, container_id, ports)
 
 

@@ -12,6 +12,7 @@ from ..drivers import link_probes, netns
 from ..drivers.netlink_dumps import networks_in_use, read_links, read_routes
 from ..drivers.rtnetlink import Rtnetlink
 from ..errors import InvalidSpecError, UnsupportedError
+from ..netspecs import Rate
 from ..storage.root import RootDir
 from . import plumbing
 from .dns import NameServers, program
@@ -38,8 +39,10 @@ class KernelNetworks:
             what = "no name server for containers (dnsmasq)"
             raise UnsupportedError(what, "apt install dnsmasq-base, or make the network with dns=False")
 
-    def check_rates(self) -> None:
-        """Raises UnsupportedError: links cannot be limited here, with the reason."""
+    def check_rates(self, *wanted: Rate | None) -> None:
+        """Raises UnsupportedError: there are limits among them, and links cannot be limited here."""
+        if all(rate in (None, Rate()) for rate in wanted):
+            return
         if reason := _probe("rate limits"):
             raise UnsupportedError(
                 f"this kernel cannot limit rates ({reason})",
@@ -121,7 +124,7 @@ class FakeNetworks(KernelNetworks):
     def check(self, driver: str, *, dns: bool) -> None:
         pass
 
-    def check_rates(self) -> None:
+    def check_rates(self, *wanted: Rate | None) -> None:
         pass
 
     def choosing(self) -> AbstractContextManager[None]:

@@ -35,7 +35,7 @@ LEVELS = (
     {"copying", "events", "files", "ready", "lifecycle", "stats", "systems"},
     {"resting", "resuming"},
     {"attaching", "backups", "committing", "faults", "inside", "making", "networking"},
-    {"calling"},
+    {"calling", "limiting"},
     {"display"},
     {"build"},
     {"image"},
