@@ -107,6 +107,18 @@ def test_it_holds_from_the_first_instruction(host: Host, make: Make) -> None:
             assert after - before > least_s(SLOW_BPS) * 0.9
 
 
+def test_a_limit_is_no_way_around_the_firewall(host: Host, make: Make) -> None:
+    """What is led through the device is judged as before: by the address it says it comes from."""
+    network = make(rate="100Mbit")
+    with (
+        launch(host, network=network, cap_add=["NET_ADMIN", "NET_RAW"]) as one,
+        launch(host, network=network) as other,
+    ):
+        assert reaches(one, other.ip)
+        one.exec(["ip", "link", "set", "eth0", "address", "02:00:00:00:00:99"])
+        assert not reaches(one, other.ip)
+
+
 def test_a_macvlan_is_limited_within(host: Host, make: Make) -> None:
     """By its link in the container's own network; live, and without a trace."""
     link = f"lxwr{os.getpid()}"
@@ -191,6 +203,23 @@ def test_they_are_kept_over_restarts(host: Host, make: Make) -> None:
         with Host(host.root) as another:
             another.containers[one.id].start()
         assert in_force(one) == {"eth0": (M, M)}
+
+
+def test_they_are_kept_by_resume(fresh_host: Host) -> None:
+    """When all processes were killed at once, as by a reboot."""
+    network = fresh_host.networks.create(f"resumed-{os.getpid()}", rate=SLOW)
+    one = launch(fresh_host, network=network, restart=RestartPolicy.always())
+    server = fresh_host._machinery.supervisor.pid()
+    monitor = one._machinery.records(one.id).read("run")["monitor"]  # type: ignore[index]
+    assert server is not None
+    for pid in (server, monitor):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: fresh_host._machinery.records(one.id).monitor_lives() is False)
+    with Host(fresh_host.root) as host:
+        assert host.resume() == [one]
+        assert in_force(one) == {"eth0": (SLOW_BPS, SLOW_BPS)} and len(detours(host)) == 1
+        one.remove(force=True)
+        assert not detours(host)
 
 
 @pytest.mark.parametrize("bps", [1_000, 10**12])
