@@ -36,14 +36,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave what fixtures of the session have made, for the next run that asks for the same",
     )
-    group.addoption(
-        "--lxc-clean", action="store_true", help="first remove what earlier runs here have left for reuse"
-    )
+    group.addoption("--lxc-clean", action="store_true", help="first remove what earlier runs here have left")
     group.addoption(
         "--lxc-root",
         metavar="DIR",
         help="root directory to use and to keep, with its images; default: a new one, that is removed",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("lxc_clean") and not hasattr(config, "workerinput"):
+        from .testsession import clean
+
+        clean(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -135,7 +140,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.section("containers that are kept")
             for line in _kept(root):
                 terminalreporter.write_line(line)
-            terminalreporter.write_line("They go with: pytest --lxc-clean")
+            terminalreporter.write_line("To remove them: pytest --lxc-clean")
 
 
 def _kept(root: Path) -> Iterator[str]:

@@ -135,9 +135,7 @@ class Maker:
         """Of a reference, or built of a directory."""
         if not isinstance(source, Path) and not (isinstance(source, str) and source.startswith((".", "/"))):
             return self._session.image(source, self._host)
-        context = Path(self._place).parent / source
-        with self._session.run.locked(f"build {context}"):  # the next finds all that this one has built
-            return self._host.images.build(context, **{"progress": False, **options})
+        return self._session.build(Path(self._place).parent / source, options, self._host)
 
     @contextmanager
     def noun(self, kind: Literal["networks", "volumes"], options: Mapping[str, Any]) -> Iterator[Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from attrs import frozen
@@ -16,6 +17,7 @@ from .container import Container
 from .errors import ImageNotFoundError, LxcwrapError
 from .host import Host
 from .image import Image
+from .images import Images
 from .ready import Check
 from .snapshot import Snapshot
 from .storage.root import DEFAULT_ROOT
@@ -46,13 +48,13 @@ class Session:
         self.reuses: bool = config.getoption("lxc_reuse")
         self.worker: str = getattr(config, "workerinput", {}).get("workerid", "")
         self.made: dict[str, Made] = {}  # by fixture
-        self._kept_for = reuse_mark(project) if self.reuses else project
+        self._kept_for = _reuse_mark(project) if self.reuses else project
         self._of_test: list[tuple[str, Container]] = []
         self._texts: list[tuple[str, str]] = []
         given = config.getoption("lxc_root")
         self._is_lasting = bool(given) or self.reuses
         if not self.worker:
-            sweep([project, reuse_mark(project)] if config.getoption("lxc_clean") else [project], but=token)
+            sweep([project], but=token)
         self.run = Run(token, root=Path(given) if given else None, begin=self._begin)
         if self.reuses:
             self.run.keep(self._kept_for)
@@ -78,19 +80,30 @@ class Session:
             if isinstance(key, Image):
                 raise
         with self.run.locked(f"image {key}"):
-            return host.images.get(key) or self._fetched(key, host)
+            return host.images.get(key) or self._from_store(
+                lambda images: images.get(key) or images.pull(key, progress=False), host
+            )
 
-    def _fetched(self, reference: str, host: Host) -> Image:
+    def build(self, context: Path, options: Mapping[str, Any], host: Host) -> Image:
+        """Built in this machine's own store, where the next run finds what has not changed."""
+        with self.run.locked(f"build {context}"):
+            return self._from_store(
+                lambda images: images.build(context, **{"progress": False, **options}), host
+            )
+
+    def _from_store(self, get: Callable[[Images], Image], host: Host) -> Image:
+        """What `get` gives of this machine's own store; or of the run's, if that is to stay."""
         store = Path(os.environ.get("LXCWRAP_ROOT") or DEFAULT_ROOT)
         if self._is_lasting or store.absolute() == host.root:
-            return host.images.pull(reference, progress=False)
+            return get(host.images)
         with (
             Host(store) as owner,
-            TemporaryDirectory(prefix="lxcwrap-image-", dir=host.root.parent) as directory,
+            TemporaryDirectory(prefix="lxcwrap-image-", dir=host.root.parent) as scratch,
         ):
-            image = owner.images.get(reference) or owner.images.pull(reference, progress=False)
-            owner.images.save([reference], Path(directory) / "image", format="oci-dir", progress=False)
-            host.images.load(Path(directory) / "image", progress=False)
+            image = get(owner.images)
+            if image.id not in host.images:
+                image.save(Path(scratch) / "image", format="oci-dir", progress=False)
+                host.images.load(Path(scratch) / "image", progress=False)
             return host.images[image.id]
 
     # --- what stays, and what a report is told ---
@@ -149,7 +162,13 @@ class Session:
         self.run.leave()
 
 
-def reuse_mark(project: str) -> str:
+def clean(config: pytest.Config) -> None:
+    """Remove all that earlier runs of the project have left."""
+    project = str(config.rootpath)
+    sweep([project, _reuse_mark(project)])
+
+
+def _reuse_mark(project: str) -> str:
     """For whom a run is kept that is to be used again."""
     return f"reuse {project}"
 

@@ -43,9 +43,11 @@ def stand_by(
         monitor, (client, *fds) = received
         if plan is None:
             raise FileNotFoundError(f"{bundle}/plan.json is missing: the container is damaged, remove it")
+        began = time.time()  # before it can write anything: its log is searched from there on
         status = _prepare(plan, fds, cgroups, orders, monitor)
         oom_fds = cgroups.oom_fds(plan["id"])
-        _Listener(plan, monitor, oom_fds, reports, socket.socket(fileno=client), server).listen(status)
+        listener = _Listener(plan, began, monitor, oom_fds, reports, socket.socket(fileno=client), server)
+        listener.listen(status)
     except BaseException as error:
         traceback.print_exc()
         with suppress(OSError):
@@ -115,13 +117,14 @@ class _Listener:
     def __init__(
         self,
         plan: Plan,
+        began: float,
         monitor: int,
         oom_fds: list[int],
         reports: socket.socket,
         client: socket.socket,
         server: socket.socket,
     ) -> None:
-        self.plan, self.monitor, self.oom_fds = plan, monitor, oom_fds
+        self.plan, self.began, self.monitor, self.oom_fds = plan, began, monitor, oom_fds
         self.reports, self.client, self.server = reports, client, server
         self.init_pid, self.init_pidfd = 0, -1
 
@@ -156,7 +159,7 @@ class _Listener:
                 "monitor_start": start_time(self.monitor),
                 "init_pid": pid,
                 "init_start": start_time(pid),
-                "started_at": time.time(),
+                "started_at": self.began,
                 "boot": boot_id(),
             }
         )

@@ -60,8 +60,8 @@ LEVELS = (
     {"__main__"},
 )
 
-# What gives one another, late: from a container comes a snapshot, and from that containers; pytest's plugin has
-# a fixture that is a factory, and the factories ask it for the session.
+# What gives one another, late: from a container comes a snapshot, and from that containers; pytest's plugin
+# has a fixture that is a factory, and the factories ask it for the session.
 UPWARDS = {("container", "snapshot"), ("pytest_plugin", "fixtures")}
 
 
