@@ -13,12 +13,13 @@ from pathlib import Path
 from .drivers.cgroups import CgroupHost
 from .drivers.pidfd import start_time
 from .drivers.protocols import Cgroups
-from .errors import DriverError, KernelError, UnsupportedError
+from .errors import DriverError, KernelError, SupervisorError, UnsupportedError
 from .ids import FIRST_BASE, IDENTITY, LAST_BASE, RANGE_SIZE, IdMap
 from .net import rates
 from .net.dns import NameServers
 from .net.firewall import Firewall, Forward
 from .net.kernel import KernelNetworks
+from .net.plumbing import Wire
 from .net.ports import PortStore
 from .net.store import NetworkStore
 from .storage.blobs import BlobStore
@@ -28,7 +29,7 @@ from .storage.root import RootDir
 from .storage.snapshots import SnapshotStore
 from .storage.state import State
 from .storage.volumes import VolumeStore
-from .supervisor import forwarder, wiring
+from .supervisor import forwarder, hostfiles, wiring
 from .supervisor.client import Supervisor
 from .supervisor.records import Records
 from .supervisor.undertaker import bury, forget_record, is_settled
@@ -184,6 +185,7 @@ class Machinery:
                 self.kernel_networks.unplug(netns_fd, wire, connected)
         if wiring.is_exposed(self.bundle(container_id)):
             NameServers(self.root.path).withdraw(container_id, network_id)
+            self.names_changed(container_id, wires, connected)
         with self.port_store.following(container_id) as change:
             self.network_store.release(change, container_id, network_id)
         forwarder.look_again(str(self.bundle(container_id)))
@@ -193,6 +195,22 @@ class Machinery:
         with suppress(wiring.NotRunning), wiring.network_of(self.bundle(container_id)) as netns_fd:
             self.kernel_networks.limit(netns_fd, self.network_store.wires(container_id))
         rates.end_change(str(self.bundle(container_id)))
+
+    def names_changed(self, container_id: str, before: Sequence[Wire], after: Sequence[Wire]) -> None:
+        """A container that runs finds the names on the networks that it is on by now, and no others."""
+        networks = [wire["network"] for wire in after]
+        if NameServers(self.root.path).missing(networks):
+            # By a process of the fork-server's: what stays must not be in our session and cgroups.
+            message = {"op": "names", "root": str(self.root.path), "networks": networks}
+            with self.supervisor.ask(message, what="name servers") as conversation:
+                answer, _ = conversation.receive()
+            if error := answer.get("error"):
+                raise SupervisorError(error)
+        Firewall(self.root.path).names_changed(container_id, after)
+        query = "SELECT id FROM containers WHERE json_extract(spec, '$.network_mode') = ?"
+        rows = self.state.connection.execute(query, (f"container:{container_id}",))
+        sharers = [str(self.bundle(row["id"])) for row in rows]
+        hostfiles.rewrite(str(self.bundle(container_id)), sharers, before, after)
 
     def settle(self, container_id: str) -> None:
         """Put an end on record to a run whose monitor was killed, and clear its remains. The fork-server does

@@ -21,7 +21,6 @@ from .errors import (
 )
 from .machinery import Machinery
 from .net import partition, plumbing
-from .net.dns import NameServers, has_names
 from .net.ipam import Subnet, free_subnet, ula_pool
 from .net.store import Owner
 from .netspecs import DRIVERS, Driver, Endpoint, NetworkSpec, Port, PortBinding, Rate, RateOption, as_rate
@@ -239,20 +238,11 @@ def partitioned(
 def _plug(machinery: Machinery, container_id: str, network_id: str, netns_fd: int) -> None:
     wire = wire_of(machinery, container_id, network_id)
     if wire:
-        machinery.kernel_networks.plug(netns_fd, wire, machinery.network_store.wires(container_id))
-        _serve_names(machinery, wire)
+        connected = machinery.network_store.wires(container_id)
+        machinery.kernel_networks.plug(netns_fd, wire, connected)
         wiring.announce(machinery.state.connection, machinery.root, container_id)
-
-
-def _serve_names(machinery: Machinery, wire: plumbing.Wire) -> None:
-    """By a process of the fork-server's: what stays must not be in our session and cgroups."""
-    network = wire["network"]
-    if has_names(network) and not NameServers(machinery.root.path).pid(network["id"]):
-        message = {"op": "names", "root": str(machinery.root.path), "network": network}
-        with machinery.supervisor.ask(message, what=f"name server of {network['name']}") as conversation:
-            answer, _ = conversation.receive()
-        if error := answer.get("error"):
-            raise SupervisorError(error)
+        before = [each for each in connected if each["network_id"] != network_id]
+        machinery.names_changed(container_id, before, connected)
 
 
 def wire_of(machinery: Machinery, container_id: str, network_id: str) -> plumbing.Wire | None:

@@ -1,9 +1,16 @@
-"""Names of containers: a name server for each bridge network, which asks the host's for all other names.
+"""Names of containers: a name server for each bridge network, which asks the host's for all other names; and
+one for each set of networks that containers are on at once.
 
-cache/names/<network>/hosts/<container>   what a container is called there, while it runs; the server looks
-                                          at the directory, and knows it at once
-cache/names/<network>/pid                 of the server: dnsmasq, as "nobody", on the network's bridge alone
-It outlives who started it; whoever next brings a container to its network starts it anew if it was killed.
+cache/names/<network>/hosts/<container>   what a container is called there, while it runs; the servers look
+                                          at the directory, and know it at once
+cache/names/<server>/pid                  of the server: dnsmasq, as "nobody". That of a network has its id,
+                                          and listens on its bridge alone; that of several at an address of
+                                          127.0.0.0/8, to which the firewall leads the questions of containers
+                                          that are on all of them
+cache/names/<server>/of/<network>         those several
+
+They outlive who started them; whoever next brings a container to a network starts them anew if they were
+killed. A server of several networks that no container asks ends when another one is started.
 
 Imported by the fork-server: no heavy imports here.
 """
@@ -14,15 +21,17 @@ import os
 import shutil
 import signal
 from contextlib import suppress
+from typing import NamedTuple
 
 from ..drivers.polling import readable
 from .firewall import network_rules
-from .names import hosts_text, reverse_zones
+from .names import has_names, hosts_text, reverse_zones, server_of, shared_address
 from .plumbing import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from .firewall import Network, Wire
 
@@ -32,11 +41,6 @@ _USER = "nobody"
 _CACHED = 1000
 _ENDED_WITHIN_S = 2.0
 _UPSTREAM = "/etc/resolv.conf"
-
-
-def has_names(network: Network) -> bool:
-    """Whether there is a name server on it."""
-    return bool(network["driver"] == "bridge" and network.get("dns", True))
 
 
 def program() -> str | None:
@@ -77,52 +81,132 @@ class NameServers:
 
     # --- servers ---
 
-    def ensure(self, network: Network) -> None:
-        """That the name server of a network runs, whose bridge is up. Who calls is where it is to live: a
-        process of the fork-server's. Raises OSError: it does not start."""
-        if not has_names(network) or self.pid(network["id"]):
-            return
-        with locked(f"{self._root}/run/names.lock"):
-            if not self.pid(network["id"]):
-                self._start(network)
+    def missing(self, networks: Iterable[Network]) -> list[Server]:
+        """Those that a container on these networks needs, and that do not run."""
+        return [server for server in _servers(networks) if not self.pid(server.id)]
 
-    def pid(self, network_id: str) -> int:
+    def ensure(self, networks: Iterable[Network]) -> None:
+        """That none is missing; their bridges are up. Who calls is where they are to live: a process of the
+        fork-server's. Raises OSError: one does not start."""
+        if missing := self.missing(networks):
+            with self._locked():
+                for server in missing:
+                    if not self.pid(server.id):
+                        self._start(server)
+
+    def pid(self, server_id: str) -> int:
         """Of the server, 0 if there is none: by its command line, as the number may be another's by now."""
-        pid, words = self._recorded(network_id)
-        return pid if f"--pid-file={self._names}/{network_id}/pid" in words else 0
+        pid, words = self._recorded(server_id)
+        return pid if self._sign(server_id) in words else 0
 
-    def _recorded(self, network_id: str) -> tuple[int, list[str]]:
+    def _recorded(self, server_id: str) -> tuple[int, list[str]]:
         """The process in the pid file, and its command line, which is empty once it has begun to end."""
         try:
-            with open(f"{self._names}/{network_id}/pid") as file:
+            with open(f"{self._names}/{server_id}/pid") as file:
                 pid = int(file.read())
-            with open(f"/proc/{pid}/cmdline") as file:
-                return pid, [word for word in file.read().split("\0") if word]
-        except (FileNotFoundError, ProcessLookupError, ValueError):
+        except (OSError, ValueError):
             return 0, []
+        return pid, _words(pid)
+
+    def _found(self, server_id: str) -> int:
+        """`pid`, also where that file is damaged."""
+        if pid := self.pid(server_id):
+            return pid
+        if not os.path.exists(f"{self._names}/{server_id}/log"):
+            return 0  # it was never started
+        pids = map(int, filter(str.isdecimal, os.listdir("/proc")))
+        return next((pid for pid in pids if self._sign(server_id) in _words(pid)), 0)
+
+    def _sign(self, server_id: str) -> str:
+        return f"--pid-file={self._names}/{server_id}/pid"
 
     def remove(self, network_id: str) -> None:
-        """With its server, and all names on it."""
-        with locked(f"{self._root}/run/names.lock"):
-            if pid := self.pid(network_id):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-            shutil.rmtree(f"{self._names}/{network_id}", ignore_errors=True)
+        """With its server, and those of several, and all names on it."""
+        with self._locked():
+            for each in [network_id, *(each for each, members in self._shared() if network_id in members)]:
+                self._kill(each)
+                shutil.rmtree(f"{self._names}/{each}", ignore_errors=True)
 
-    def _start(self, network: Network) -> None:
-        import subprocess
+    def _kill(self, server_id: str) -> None:
+        if pid := self._found(server_id):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
-        pid, words = self._recorded(network["id"])
+    def _shared(self) -> list[tuple[str, set[str]]]:
+        """The servers of several networks, and these."""
+        found = ((each, set(_listed(f"{self._names}/{each}/of"))) for each in _listed(self._names))
+        return [(each, members) for each, members in found if members]
+
+    def _kill_idle(self) -> None:
+        """The servers of several networks that no container asks: none is on just these."""
+        networks: dict[str, set[str]] = {}
+        for network_id in _listed(self._names):
+            for container_id in _listed(f"{self._names}/{network_id}/hosts"):
+                networks.setdefault(container_id, set()).add(network_id)
+        for each, members in self._shared():
+            if members not in networks.values():
+                self._kill(each)
+
+    def _start(self, server: Server) -> None:
+        pid, words = self._recorded(server.id)
         if pid and not words:
             _await_end(pid)
-        place = f"{self._names}/{network['id']}"
-        os.makedirs(f"{place}/hosts", exist_ok=True)
-        for path, mode in ((self._names, 0o711), (place, 0o755), (f"{place}/hosts", 0o755)):
-            os.chmod(path, mode)
-        command = [program() or _SERVER, *_options(network, place)]
-        done = subprocess.run(command, env={}, cwd="/", stdin=subprocess.DEVNULL, capture_output=True)
-        if done.returncode:  # it goes on in the background when it serves
-            raise OSError(0, f"{_SERVER} did not start: {done.stderr.decode(errors='replace').strip()}")
+        place = f"{self._names}/{server.id}"
+        ids = [network["id"] for network in server.networks]
+        hosts = [f"{self._names}/{each}/hosts" for each in ids]
+        members = [f"{place}/of/{each}" for each in ids if len(ids) > 1]
+        for path in (place, *hosts, *members):
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, 0o755)
+        os.chmod(self._names, 0o711)
+        if pid := self._found(server.id):
+            with open(f"{place}/pid", "w") as file:
+                file.write(f"{pid}\n")
+        else:
+            _run([program() or _SERVER, *_options(server, place, hosts)])
+        if members:
+            self._kill_idle()
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(f"{self._root}/run/names.lock")
+
+
+class Server(NamedTuple):
+    """A process that knows the names on these networks."""
+
+    id: str
+    networks: list[Network]
+
+
+def _servers(networks: Iterable[Network]) -> list[Server]:
+    """Of each network with names, and of all together."""
+    named = [network for network in networks if has_names(network)]
+    groups = [[network] for network in named] + ([named] if len(named) > 1 else [])
+    return [Server(server_of(network["id"] for network in group), group) for group in groups]
+
+
+def _listed(path: str) -> list[str]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return [name for name in os.listdir(path) if not name.startswith(".")]
+    return []
+
+
+def _words(pid: int) -> list[str]:
+    """Of the command line."""
+    try:
+        with open(f"/proc/{pid}/cmdline", errors="replace") as file:
+            return [word for word in file.read().split("\0") if word]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _run(command: Sequence[str]) -> None:
+    """Until it serves, in the background."""
+    import subprocess
+
+    done = subprocess.run(command, env={}, cwd="/", stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
+        raise OSError(0, f"{_SERVER} did not start: {done.stderr.decode(errors='replace').strip()}")
 
 
 def _await_end(pid: int) -> None:
@@ -131,18 +215,21 @@ def _await_end(pid: int) -> None:
         readable(ended.fileno(), timeout_s=_ENDED_WITHIN_S)
 
 
-def _options(network: Network, place: str) -> list[str]:
-
-    rules = network_rules(network)
-    zones = [zone for subnet in rules.subnets for zone in reverse_zones(subnet)]
+def _options(server: Server, place: str, hosts: Sequence[str]) -> list[str]:
+    rules = [network_rules(network) for network in server.networks]
+    zones = {zone for each in rules for subnet in each.subnets for zone in reverse_zones(subnet)}
+    if len(rules) > 1:
+        listening = [f"--listen-address={shared_address(server.id)}"]
+    else:
+        listening = [f"--interface={rules[0].bridge}", "--except-interface=lo"]
     # Names without a dot are of containers or nobody's. An internal network leads nowhere, by names neither.
-    asks_nobody = ["--no-resolv", "--address=/#/"]
+    is_internal = all(each.internal for each in rules)
+    others = ["--no-resolv", "--address=/#/"] if is_internal else [f"--resolv-file={_UPSTREAM}"]
     return [
         "--conf-file=/dev/null",
-        f"--interface={rules.bridge}",
-        "--except-interface=lo",
+        *listening,
         "--bind-interfaces",
-        f"--hostsdir={place}/hosts",
+        *(f"--hostsdir={each}" for each in hosts),
         f"--pid-file={place}/pid",
         f"--log-facility={place}/log",
         f"--user={_USER}",
@@ -150,8 +237,8 @@ def _options(network: Network, place: str) -> list[str]:
         "--no-hosts",
         "--domain-needed",
         f"--cache-size={_CACHED}",
-        *(f"--local=/{zone}/" for zone in zones),
-        *(asks_nobody if network["internal"] else [f"--resolv-file={_UPSTREAM}"]),
+        *(f"--local=/{zone}/" for zone in sorted(zones)),
+        *others,
     ]
 
 

@@ -25,7 +25,8 @@ from ..drivers.conntrack import Connections
 from ..drivers.forwarding import enable_forwarding
 from ..drivers.nftables import Nftables
 from .foreign import Obstacle, accept, obstacles, withdraw
-from .ruleset import NetworkRules, Part, PinnedPort, PublishedPort, Tables
+from .names import has_names, server_of, shared_address, shared_zone
+from .ruleset import NetworkRules, Part, PinnedPort, PublishedPort, SharedServer, Tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,11 +76,31 @@ class Exposed(NamedTuple):
     pins: tuple[PinnedPort, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     forwards: tuple[Forward, ...] = ()
+    servers: tuple[SharedServer, ...] = ()
 
     @classmethod
     def of(cls, wires: Sequence[Wire], ports: Iterable[PortRow]) -> Exposed:
         ports = list(ports)
-        return cls(tuple(pinned(wires)), tuple(published(wires, ports)), tuple(forwarded(wires, ports)))
+        return cls(
+            tuple(pinned(wires)),
+            tuple(published(wires, ports)),
+            tuple(forwarded(wires, ports)),
+            tuple(asked(wires)),
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Exposed:
+        """Raises ValueError, TypeError: it is damaged, or of another version."""
+        pins, ports, forwards, servers = json.loads(text)
+        found = cls(
+            tuple(PinnedPort(*pin) for pin in pins),
+            tuple(PublishedPort(*port) for port in ports),
+            tuple(Forward(*forward) for forward in forwards),
+            tuple(SharedServer(*server) for server in servers),
+        )
+        for part in (*found.parts, *found.servers):
+            part.elements()
+        return found
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -184,6 +205,7 @@ class Firewall:
             networks = [network_rules(wire["network"]) for wire in wires if _has_bridge(wire)]
             self._mark(container_id, exposed)
             self.add([*networks, *exposed.parts])
+            self._ask_servers((), exposed.servers)
         _lead_anew(exposed.ports)
 
     def container_removed(self, container_id: str) -> None:
@@ -198,6 +220,7 @@ class Firewall:
                 for part in exposed.parts:
                     with suppress(FileExistsError):
                         self.remove([part])
+            self._ask_servers(exposed.servers, ())
             with suppress(FileNotFoundError):
                 os.unlink(self._mark_of(container_id))
 
@@ -208,6 +231,17 @@ class Firewall:
             pins = [pin for pin in pinned([wire]) if pin not in exposed.pins]
             self._mark(wire["container_id"], exposed._replace(pins=(*exposed.pins, *pins)))
             self.add(pins)
+
+    def names_changed(self, container_id: str, wires: Sequence[Wire]) -> None:
+        """Hereafter a container that runs, with these endpoints, asks for the names on all of them alone."""
+        with self._locked():
+            exposed = self.exposed(container_id)
+            coming = tuple(asked(wires))
+            if exposed is None or exposed.servers == coming:
+                return
+            self._mark(container_id, exposed._replace(servers=(*exposed.servers, *coming)))
+            self._ask_servers(exposed.servers, coming)
+            self._mark(container_id, exposed._replace(servers=coming))
 
     def records_changed(self, container_id: str, wires: Sequence[Wire], ports: Iterable[PortRow]) -> None:
         """Hereafter these ports lead to it, if it runs, and it has no more endpoints than these: those that
@@ -220,22 +254,22 @@ class Firewall:
             leaving = [port for port in exposed.ports if port not in wanted.ports]
             coming = [port for port in wanted.ports if port not in exposed.ports]
             self.remove([*leaving, *(pin for pin in exposed.pins if pin not in pins)])
-            self._mark(container_id, wanted._replace(pins=pins))  # which has all that the kernel may have
+            kept = wanted._replace(pins=pins, servers=exposed.servers)
+            self._mark(container_id, kept)  # which has all that the kernel may have
             self.add(coming)
             _lead_anew((*leaving, *coming))
 
     def exposed(self, container_id: str) -> Exposed | None:
-        """What the kernel may have of it; None: nothing."""
+        """What the kernel may have of it; None: nothing. Where that cannot be read, all is made anew from the
+        records by whoever comes next."""
         try:
             with open(self._mark_of(container_id), "rb") as file:
-                pins, ports, forwards = json.loads(file.read())
+                return Exposed.from_json(file.read())
         except FileNotFoundError:
             return None
-        return Exposed(
-            tuple(PinnedPort(*pin) for pin in pins),
-            tuple(PublishedPort(*port) for port in ports),
-            tuple(Forward(*forward) for forward in forwards),
-        )
+        except (ValueError, TypeError):
+            self._be_unsure(b"unreadable")
+            return Exposed()
 
     def _mark(self, container_id: str, exposed: Exposed) -> None:
         path = self._mark_of(container_id)
@@ -263,14 +297,26 @@ class Firewall:
             with suppress(FileNotFoundError):  # no tables
                 _kernel().run(self.tables.delete(*parts))
 
+    def _ask_servers(self, leaving: Sequence[SharedServer], coming: Sequence[SharedServer]) -> None:
+        """Whatever was there of them: who is killed may leave either."""
+        if not leaving and not coming:
+            return
+        try:
+            _kernel().run(self.tables.delete_asked(*leaving) + self.tables.add(*coming))
+        except (FileExistsError, FileNotFoundError):
+            for each in {*leaving, *coming}:
+                with suppress(FileNotFoundError):
+                    _kernel().run(self.tables.delete_asked(each))
+            self.add(coming)
+
     def _replace(self, recorded: Recorded) -> None:
         networks, containers = recorded
         parts: list[Part] = [network_rules(network) for network in networks if network["driver"] == "bridge"]
         for container_id, wires, ports in containers:
-            if self.exposed(container_id) is not None:
+            if os.path.exists(self._mark_of(container_id)):
                 exposed = Exposed.of(wires, ports)
                 self._mark(container_id, exposed)
-                parts += exposed.parts
+                parts += [*exposed.parts, *exposed.servers]
         _kernel().run(self.tables.replace(*parts) if parts else self.tables.remove())
 
 
@@ -311,6 +357,16 @@ def pinned(wires: Iterable[Wire]) -> list[PinnedPort]:
         for wire in wires
         if _has_bridge(wire)
     ]
+
+
+def asked(wires: Sequence[Wire]) -> list[SharedServer]:
+    """Where a container on several networks with name servers asks, by whichever of them."""
+    named = [wire for wire in wires if has_names(wire["network"])]
+    if len(named) < 2:
+        return []
+    server = server_of(wire["network"]["id"] for wire in named)
+    where = shared_address(server), shared_zone(server)
+    return [SharedServer(wire["network"]["bridge"], wire["ip"], *where) for wire in named]
 
 
 def published(wires: Sequence[Wire], ports: Iterable[PortRow]) -> list[PublishedPort]:

@@ -7,15 +7,43 @@ On network ``front`` the container ``web`` with the alias ``www`` is ``web``, ``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from hashlib import blake2s
 
 from ..drivers.netlink_messages import packed, unpacked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # RFC 1123, and '_', which names of services and of containers may have. The last label is no number, or it
 # would be taken for an address.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?:{_LABEL}\.)*(?!\d+$){_LABEL}")
 _LONGEST = 253
+
+
+def has_names(network: Mapping[str, Any]) -> bool:
+    """Whether there is a name server on it."""
+    return bool(network["driver"] == "bridge" and network.get("dns", True))
+
+
+def server_of(network_ids: Iterable[str]) -> str:
+    """Of the name server that knows the names of just these networks: for one network its own id."""
+    ids = sorted(network_ids)
+    return ids[0] if len(ids) == 1 else blake2s("".join(ids).encode()).hexdigest()
+
+
+def shared_address(server: str) -> str:
+    """Where the server of several networks listens: in 127.0.0.0/8, which containers reach only as the
+    firewall leads them. Of 16 million addresses, so that two hardly ever have the same."""
+    first, second, third = bytes.fromhex(server[:6])
+    return f"127.{first % 254 + 1}.{second}.{third % 254 + 1}"
+
+
+def shared_zone(server: str) -> int:
+    """Of the kernel's connections with it."""
+    return int(server[6:10], 16) % 0xFFFF + 1
 
 
 def check_alias(alias: str) -> str:

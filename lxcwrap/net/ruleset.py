@@ -28,21 +28,34 @@ table inet NAME {
   set subnets6 { type ipv6_addr; flags interval; }
   set gateways4 { type ipv4_addr; }
   set gateways6 { type ipv6_addr; }
+  set servers4 { type ifname . ipv4_addr; }
+  set servers6 { type ifname . ipv6_addr; }
+  map names { type ifname . ipv4_addr : ipv4_addr; }
+  map zones { typeof iifname . ip saddr : ct zone; }
   map publish4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
   map publish6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
   map publish4_at { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
   map publish6_at { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
 
-  # Bridges route 127.0.0.0/8 (route_localnet), for published ports: containers must not use that.
+  # Bridges route 127.0.0.0/8 (route_localnet), for published ports: containers must not use that. A network's
+  # name server is asked from its own bridge only, and by the host. The zone lets who keeps on asking from one
+  # port, after its networks have changed, be led anew.
   chain guard {
     type filter hook prerouting priority raw; policy accept;
     iifname @bridges ip daddr 127.0.0.0/8 drop
     iifname @bridges ip saddr 127.0.0.0/8 drop
+    iifname != "lo" meta l4proto { tcp, udp } th dport 53 jump asking
+  }
+  chain asking {
+    ip daddr @gateways4 iifname . ip daddr != @servers4 drop
+    ip6 daddr @gateways6 iifname . ip6 daddr != @servers6 drop
+    ip daddr @gateways4 ct original zone set iifname . ip saddr map @zones
   }
 
-  # Questions of containers to their name server stay its own. To ::1 the kernel cannot lead a connection
-  # elsewhere, so it is refused, and not left to wait.
+  # Questions of containers to their name server stay its own; who is on several networks asks one that knows
+  # them all. To ::1 the kernel cannot lead a connection elsewhere, so it is refused, and not left to wait.
   chain published {
+    meta l4proto { tcp, udp } th dport 53 ip daddr @gateways4 dnat ip to iifname . ip saddr map @names
     meta l4proto { tcp, udp } th dport 53 ip daddr @gateways4 return
     meta l4proto { tcp, udp } th dport 53 ip6 daddr @gateways6 return
     dnat ip to ip daddr . meta l4proto . th dport map @publish4_at
@@ -133,7 +146,9 @@ class NetworkRules(NamedTuple):
         if not self.isolated:
             found.append(("together", f"{bridge} . {bridge}"))
         found += [_with_version("subnets", *_network(subnet)) for subnet in self.subnets]
-        return found + [_with_version("gateways", *_address(gateway)) for gateway in self.gateways]
+        for version, gateway in map(_address, self.gateways):
+            found += [(f"gateways{version}", gateway), (f"servers{version}", f"{bridge} . {gateway}")]
+        return found
 
 
 class PublishedPort(NamedTuple):
@@ -189,7 +204,27 @@ class PinnedPort(NamedTuple):
         return found
 
 
-Part = NetworkRules | PublishedPort | PinnedPort
+class SharedServer(NamedTuple):
+    """The name server at `server`, of the host, that a container asks from `address` by way of `bridge`.
+    zone: of its own, 1 to 65535."""
+
+    bridge: str
+    address: str
+    server: str
+    zone: int
+
+    def elements(self) -> list[Element]:
+        values = _address(self.server)[1], int(self.zone)
+        keys = self.asking()
+        return [(where, f"{key} : {value}") for (where, key), value in zip(keys, values, strict=True)]
+
+    def asking(self) -> list[Element]:
+        """Enough to delete it, wherever it leads."""
+        asker = f"{_quoted(self.bridge)} . {_address(self.address)[1]}"
+        return [("names", asker), ("zones", asker)]
+
+
+Part = NetworkRules | PublishedPort | PinnedPort | SharedServer
 
 
 class Tables:
@@ -221,11 +256,17 @@ class Tables:
     def delete(self, *parts: Part) -> str:
         return self._elements("add", parts) + self._elements("delete", parts)
 
+    def delete_asked(self, *servers: SharedServer) -> str:
+        """Wherever they lead by now. ENOENT: one is not there."""
+        return self._text("delete", [element for server in servers for element in server.asking()])
+
     def _elements(self, verb: str, parts: Sequence[Part]) -> str:
+        return self._text(verb, [element for part in parts for element in part.elements()])
+
+    def _text(self, verb: str, found: Sequence[Element]) -> str:
         by_set: dict[str, list[str]] = {}
-        for part in parts:
-            for where, element in part.elements():
-                by_set.setdefault(where, []).append(element)
+        for where, element in found:
+            by_set.setdefault(where, []).append(element)
         return "".join(
             f"{verb} element {self._table(where)} {where} {{ {', '.join(elements)} }}\n"
             for where, elements in by_set.items()

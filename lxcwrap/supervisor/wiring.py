@@ -15,12 +15,12 @@ from ..drivers import mounts, netns
 from ..drivers.pidfd import open_same
 from ..drivers.rtnetlink import Rtnetlink
 from ..net import plumbing, rates
-from ..net.dns import NameServers, resolv_conf
+from ..net.dns import NameServers
 from ..net.firewall import MARK as EXPOSED
 from ..net.firewall import Firewall, port_rows
 from ..storage.root import RootDir
 from ..storage.state import State
-from . import forwarder, wire
+from . import forwarder, hostfiles, wire
 from .records import Records
 
 Plan = Mapping[str, Any]
@@ -29,7 +29,6 @@ StrPath = str | os.PathLike[str]
 MARK = "networked"
 # The same of one that has another name, which is not announced yet.
 _RENAMED = "renamed"
-_OWN_NAME = "127.0.1.1\t"  # how the line with the container's name begins in a plan's /etc/hosts
 
 
 def plug_in(plan: Plan, netns_fd: int, monitor: int) -> Plan:
@@ -40,9 +39,9 @@ def plug_in(plan: Plan, netns_fd: int, monitor: int) -> Plan:
     """
     kind, _, owner = plan["network"].partition(":")
     if kind == "container":
-        return _with_files_of(plan, f"{plan['lxc_path']}/{owner}/files")
+        return {**plan, "files": hostfiles.sharing(plan["files"], f"{plan['lxc_path']}/{owner}/files")}
     if kind == "host" and "draft" not in plan:
-        return _with_files_of(plan, "/etc")
+        return {**plan, "files": hostfiles.sharing(plan["files"], "/etc")}
     if not is_networked(plan["bundle"]):
         return plan
     root = RootDir(plan["root"])
@@ -55,15 +54,11 @@ def plug_in(plan: Plan, netns_fd: int, monitor: int) -> Plan:
         with Rtnetlink() as net:
             plumbing.plug_all(net, netns_fd, connected, str(root.run))
         announce(state.connection, root, plan["id"])
-    for each in connected:
-        NameServers(root.path).ensure(each["network"])
+    NameServers(root.path).ensure(each["network"] for each in connected)
     forwarder.end(plan["bundle"])
     if exposed := firewall.exposed(plan["id"]):
         forwarder.begin(str(root.path), plan["id"], exposed.forwards, monitor)
-    addresses = [address for each in connected for address in plumbing.addresses(each)]
-    hosts = with_addresses(plan["files"]["/etc/hosts"], addresses)
-    own = {"/etc/hosts": hosts, "/etc/resolv.conf": resolv_conf(connected)}
-    return {**plan, "files": {**plan["files"], **own}}
+    return {**plan, "files": hostfiles.connected(plan["files"], connected)}
 
 
 @contextmanager
@@ -103,26 +98,6 @@ def _announce(connection: sqlite3.Connection, root: RootDir, container_id: str) 
     for each in plumbing.wires(connection, container_id):
         names = (row["name"], row["hostname"], *json.loads(each["aliases"]))
         NameServers(root.path).announce(each, names)
-
-
-def with_addresses(hosts: str, addresses: list[str]) -> str:
-    """/etc/hosts with lines for the container's own name at its `addresses`, in place of a loopback one."""
-    before, _, after = hosts.partition(_OWN_NAME)
-    name, end, rest = after.partition("\n")
-    return before + "".join(f"{address}\t{name}{end}" for address in addresses) + rest
-
-
-def _with_files_of(plan: Plan, directory: str) -> Plan:
-    """Names and name servers are those of who has the network; what the container adds goes behind."""
-    more = plan["files"]["/etc/hosts"].partition(_OWN_NAME)[2].partition("\n")[2]
-    hosts, resolv = (_read(f"{directory}/{name}") for name in ("hosts", "resolv.conf"))
-    return {**plan, "files": {**plan["files"], "/etc/hosts": hosts + more, "/etc/resolv.conf": resolv}}
-
-
-def _read(path: str) -> str:
-    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
-    return ""
 
 
 def borrowed(plan: Plan) -> int | None:
@@ -199,9 +174,9 @@ def conceal(root: RootDir, container_id: str) -> None:
 
 
 def serve_names(request: wire.Message, client: socket.socket) -> None:
-    """See to it that a network has its name server."""
+    """See to it that these networks have their name servers."""
     try:
-        NameServers(request["root"]).ensure(request["network"])
+        NameServers(request["root"]).ensure(request["networks"])
         wire.send(client, {"done": True})
     except OSError as error:
         wire.send(client, {"error": str(error.strerror or error)})

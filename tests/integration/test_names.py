@@ -32,23 +32,29 @@ def front(make: Make) -> Network:
     return make(ipv6=True)
 
 
-def query(server: str, name: str, kind: int = A) -> tuple[int, list[bytes]]:
-    """The answer's code, and the data of its records."""
+def question(name: str, kind: int = A) -> bytes:
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
-    question = labels + b"\0" + struct.pack(">HH", kind, 1)
-    family = socket.AF_INET6 if ":" in server else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
-        client.connect((server, 53))
-        client.send(struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + question)
-        answer = client.recv(4096)
-    flags, count, rest = answer[3] & 15, struct.unpack_from(">H", answer, 6)[0], answer[12 + len(question) :]
-    found = []
+    return struct.pack(">HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", kind, 1)
+
+
+def answer_of(answer: bytes, name: str) -> tuple[int, list[bytes]]:
+    """The answer's code, and the data of its records."""
+    flags, count = answer[3] & 15, struct.unpack_from(">H", answer, 6)[0]
+    rest, found = answer[len(question(name)) :], []
     for _ in range(count):
         (length,) = struct.unpack_from(">H", rest, 10)
         found.append(rest[12 : 12 + length])
         rest = rest[12 + length :]
     return flags, found
+
+
+def query(server: str, name: str, kind: int = A) -> tuple[int, list[bytes]]:
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect((server, 53))
+        client.send(question(name, kind))
+        return answer_of(client.recv(4096), name)
 
 
 def addresses(network: Network, name: str) -> set[str]:

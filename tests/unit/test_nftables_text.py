@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from lxcwrap.drivers.nftables import Nftables
 from lxcwrap.errors import UnsupportedError
 from lxcwrap.net.foreign import Obstacle, accept, obstacles, withdraw
-from lxcwrap.net.ruleset import NetworkRules, Part, PinnedPort, PublishedPort, Tables, link_local
+from lxcwrap.net.ruleset import (
+    NetworkRules,
+    Part,
+    PinnedPort,
+    PublishedPort,
+    SharedServer,
+    Tables,
+    link_local,
+)
 
 TABLES = Tables("a1")
 ELEMENT = re.compile(r"(add|delete) element (inet|bridge) lxcwrap_a1 (\w+) \{ (.+) \}")
@@ -29,6 +37,8 @@ networks = st.builds(
     st.booleans(),
 )
 pins = st.builds(PinnedPort, links, macs, st.lists(addresses, max_size=3))
+addresses4 = st.ip_addresses(v=4).map(str)
+servers = st.builds(SharedServer, links, addresses4, addresses4, st.integers(1, 65535))
 
 
 @st.composite
@@ -44,7 +54,7 @@ def ports(draw: st.DrawFn) -> PublishedPort:
     )
 
 
-parts = st.lists(networks | ports() | pins, max_size=5)
+parts = st.lists(networks | ports() | pins | servers, max_size=5)
 
 
 def elements(text: str) -> list[tuple[str, ...]]:
@@ -129,6 +139,15 @@ def test_ports_that_cannot_be_are_refused(port: PublishedPort) -> None:
     """Protocols, numbers, ranges, addresses of two versions."""
     with pytest.raises(ValueError):
         port.elements()
+
+
+def test_who_asks_a_server_is_deleted_wherever_it_leads() -> None:
+    """By its key alone."""
+    server = SharedServer("lxb1", "10.88.1.2", "127.1.2.3", 7)
+    assert elements(TABLES.delete_asked(server)) == [
+        ("delete", "inet", "names", '"lxb1" . 10.88.1.2'),
+        ("delete", "inet", "zones", '"lxb1" . 10.88.1.2'),
+    ]
 
 
 def test_without_the_library_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from lxcwrap.drivers.pidfd import start_time
 from lxcwrap.ids import IdMap
 from lxcwrap.specs import ContainerSpec, Security
-from lxcwrap.supervisor import wiring
+from lxcwrap.supervisor import hostfiles, wiring
 from lxcwrap.supervisor.plan import Plan, make_plan
 from lxcwrap.supervisor.records import Records
 
@@ -31,7 +31,7 @@ def plan(tmp_path: Path, **fields: Any) -> Plan:
 
 def test_its_own_name_leads_to_its_addresses() -> None:
     """In place of loopback; what else is in /etc/hosts stays."""
-    assert wiring.with_addresses(HOSTS, ["10.0.0.2", "fd00::2"]) == (
+    assert hostfiles.with_addresses(HOSTS, ["10.0.0.2", "fd00::2"]) == (
         "127.0.0.1\tlocalhost\n10.0.0.2\tme\nfd00::2\tme\n10.0.0.9\tdb\n"
     )
 
