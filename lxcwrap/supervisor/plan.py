@@ -15,7 +15,7 @@ from typing import Any
 from attrs import asdict, evolve
 
 from ..ids import IdMap
-from ..specs import ContainerSpec, Limits, Mount, Security
+from ..specs import ContainerSpec, Limits, Mount, Security, parse_signal
 from .argv import init_argv
 
 # What Docker grants by default: enough for package managers and servers, nothing that reaches the host.
@@ -36,6 +36,18 @@ _NUMBERED = """
 ALL_CAPABILITIES = frozenset(_NUMBERED)
 # What our init needs to become the user, and to signal it. The command gets those of the container only.
 _INIT_CAPABILITIES = frozenset("CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETPCAP SETUID".split())
+# Images may let systemd-networkd ask for addresses, which nobody gives here: a boot waits for two minutes.
+_NETWORKD = {
+    "/etc/systemd/network/00-lxcwrap.network": """\
+[Match]
+Name=eth*
+[Network]
+DHCP=no
+IPv6AcceptRA=no
+KeepConfiguration=yes
+"""
+}
+_SYSTEMD_STOPS = parse_signal("RTMIN+3")
 # State of the kernel that is the host's: files are hidden under /dev/null, directories under an empty tmpfs.
 _MASKED_FILES = "kcore keys latency_stats timer_list timer_stats sched_debug".split()
 _MASKED_DIRECTORIES = "proc/acpi proc/asound proc/scsi sys/firmware sys/devices/virtual/powercap".split()
@@ -169,6 +181,7 @@ def _files(spec: ContainerSpec) -> dict[str, str]:
         "/etc/hosts": f"{loopback}127.0.1.1\t{hostname}\n{hosts}",
         "/etc/hostname": f"{hostname}\n",
         "/etc/resolv.conf": "",
+        **(_NETWORKD if spec.is_system and spec.stop_signal == _SYSTEMD_STOPS else {}),
     }
 
 

@@ -228,6 +228,16 @@ def test_files_name_the_host(host: Path) -> None:
     assert files["/etc/hostname"] == "web\n"
 
 
+def test_systemd_leaves_the_network_alone(host: Path) -> None:
+    """A file says so where it is PID 1, and nowhere else."""
+
+    def settings(**options: object) -> list[str]:
+        return [name for name in plan(host, **options)["files"] if name.endswith(".network")]
+
+    assert settings(init="system", stop_signal=37) == ["/etc/systemd/network/00-lxcwrap.network"]
+    assert settings(init="system", stop_signal=12) == settings(stop_signal=37) == []
+
+
 def test_ulimits_and_the_oom_score(host: Path) -> None:
     """None is unlimited; a score of 0 is the default, and left alone."""
     found = config(
