@@ -45,8 +45,8 @@ T = TypeVar("T")
 _COUNT = "SELECT count(*) FROM containers WHERE phase != 'building'"
 _BY_KEY = """
     SELECT id FROM containers WHERE phase != 'building'
-    AND (name = ?1 OR (length(?1) > 1 AND id >= ?1 AND id < ?1 || 'g'))
-    ORDER BY name = ?1 DESC LIMIT 2
+    AND (name = :key OR (length(:key) > 1 AND id >= :key AND id < :key || 'g'))
+    ORDER BY name = :key DESC LIMIT 2
 """
 
 
@@ -64,7 +64,7 @@ class Containers(Shown):
         if isinstance(key, Container):
             lifecycle.row(self._machinery, key.id)
             return key
-        rows = self._machinery.state.connection.execute(_BY_KEY, (key,)).fetchall()
+        rows = self._machinery.state.connection.execute(_BY_KEY, {"key": key}).fetchall()
         if not rows or (len(rows) > 1 and not self._is_name(key)):
             raise ContainerNotFoundError(key, [row["id"] for row in rows])
         return Container(self._machinery, rows[0]["id"])

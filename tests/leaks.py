@@ -50,7 +50,8 @@ def assert_same(before: frozenset[str], base: Path, *, grace_s: float = 3.0) -> 
         gc.collect()  # a file held by garbage alone is not a leak
         time.sleep(0.02)
         left &= snapshot(base)
-    assert not left, "left behind:\n  " + "\n  ".join(sorted(left))
+    if left:
+        raise AssertionError("left behind:\n  " + "\n  ".join(sorted(left)))
 
 
 def _mounts(base: Path) -> Iterator[str]:

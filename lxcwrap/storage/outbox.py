@@ -17,10 +17,11 @@ from . import eventlog
 
 _ENDS = """
     SELECT 'unpublished' AS kind, json_object('port', json_object('protocol', protocol, 'host_ip', host_ip,
-        'host_port', host_port, 'container_port', container_port)) AS facts FROM ports WHERE container_id = ?1
+        'host_port', host_port, 'container_port', container_port)) AS facts
+        FROM ports WHERE container_id = :id
     UNION ALL SELECT 'disconnected', json_object('network_id', networks.id, 'network', networks.name)
-        FROM endpoints JOIN networks ON networks.id = network_id WHERE container_id = ?1
-    UNION ALL SELECT 'detached', json_object('volume', volume) FROM volume_uses WHERE container_id = ?1
+        FROM endpoints JOIN networks ON networks.id = network_id WHERE container_id = :id
+    UNION ALL SELECT 'detached', json_object('volume', volume) FROM volume_uses WHERE container_id = :id
 """
 
 
@@ -32,7 +33,7 @@ def tell(change: sqlite3.Connection, kind: str, **facts: object) -> None:
 
 def tell_removal(change: sqlite3.Connection, container_id: str) -> None:
     """That a container is gone: before its row is deleted, with which all goes that it had."""
-    for row in change.execute(_ENDS, (container_id,)).fetchall():
+    for row in change.execute(_ENDS, {"id": container_id}).fetchall():
         tell(change, row["kind"], id=container_id, **json.loads(row["facts"]))
     tell(change, "removed", id=container_id)
 

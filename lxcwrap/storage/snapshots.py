@@ -52,8 +52,8 @@ class SnapshotStore:
 
     def find(self, key: str) -> str:
         """The id of the one with this name or id. Raises SnapshotNotFoundError."""
-        query = "SELECT id FROM snapshots WHERE name = ?1 OR id = ?1"
-        found = self._state.connection.execute(query, (key,)).fetchone()
+        query = "SELECT id FROM snapshots WHERE name = :key OR id = :key"
+        found = self._state.connection.execute(query, {"key": key}).fetchone()
         if found is None:
             raise SnapshotNotFoundError(key)
         return str(found["id"])

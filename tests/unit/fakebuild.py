@@ -128,18 +128,19 @@ class Builder:
         **options: Any,
     ) -> str:
         """The id of the image."""
-        shop = Workshop(
-            store=self.store,
-            runner=self.runner,
-            find_image=self.find,
-            report=self.events.append,
-            options=BuildOptions(**{"platform": HERE, **options}),
-            digests=FileDigests(self.store.root.cache / "digests.db"),
-        )
         references = [Reference.parse(tag) for tag in tags]
         literal = isinstance(text, Dockerfile)
         file = text if isinstance(text, Dockerfile) else parse(dedent(text))
-        return build(shop, file, references=references, target=target, literal=literal)
+        with FileDigests(self.store.root.cache / "digests.db") as digests:
+            shop = Workshop(
+                store=self.store,
+                runner=self.runner,
+                find_image=self.find,
+                report=self.events.append,
+                options=BuildOptions(**{"platform": HERE, **options}),
+                digests=digests,
+            )
+            return build(shop, file, references=references, target=target, literal=literal)
 
     def config(self, text: str, **options: Any) -> ImageConfig:
         return self.store.config(self.build(text, **options))

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,9 @@ def copying(tmp_path: Path) -> Copying:
 
 
 @pytest.fixture
-def digests(tmp_path: Path) -> FileDigests:
-    return FileDigests(tmp_path / "digests.db")
+def digests(tmp_path: Path) -> Iterator[FileDigests]:
+    with FileDigests(tmp_path / "digests.db") as digests:
+        yield digests
 
 
 @pytest.fixture
