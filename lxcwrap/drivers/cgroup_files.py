@@ -170,7 +170,8 @@ def stats_v2(read: Read) -> dict[str, int | None]:
         "pids_limit": _limit(read("pids", "pids.max")),
         "read_bytes": sum(int(value) for key, _, value in words if key == "rbytes"),
         "write_bytes": sum(int(value) for key, _, value in words if key == "wbytes"),
-        **{f"{what}_pressure": _pressure(read(what, f"{what}.pressure")) for what in PRESSURES},
+        # Of every cgroup, whichever controllers it has.
+        **{f"{what}_pressure": _pressure(read("cgroup", f"{what}.pressure")) for what in PRESSURES},
     }
 
 
