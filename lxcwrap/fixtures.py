@@ -1,4 +1,4 @@
-"""Factories of pytest fixtures, for a ``conftest.py``: containers, images, networks, volumes.
+"""Factories of pytest fixtures, for a ``conftest.py``: containers, images, networks, volumes::
 
     from lxcwrap import fixtures, ready
 

@@ -59,7 +59,7 @@ class Maker:
         if asked["image"] == "busybox" and argv is None and asked["sh"] is None:
             argv = _SLEEP
         options["labels"] = self._labels(options.get("labels"), image, asked)
-        options["network"] = _with_alias(options.get("network") or "none", self._fixture)
+        options["network"] = _with_alias(options.get("network"), self._fixture)
         options["name"] = options.get("name") or self._name
         with self._alone():
             made = self._found(options["name"], options["labels"])
@@ -79,7 +79,7 @@ class Maker:
         if origin is None or origin.snapshot is None:
             raise TypeError(f"fresh({of!r}): no fixture of this name was made by fixtures.container()")
         networks = {name: evolve(each, aliases=()) for name, each in origin.snapshot.spec.networks.items()}
-        options = {"network": networks or "none", "name": self._name, **overrides}
+        options = {"network": networks or None, "name": self._name, **overrides}
         options["network"] = _with_alias(options["network"], self._fixture)
         options["labels"] = self._labels(overrides.get("labels"))
         made = origin.snapshot.launch(**options)
@@ -175,7 +175,7 @@ def _wait_ready(container: Container, ready: Check | None, timeout_s: float) -> 
 
 def _with_alias(network: Any, alias: str) -> Any:
     """Those networks, with one more name for the container there."""
-    if isinstance(network, str) and (network in ("none", "host") or network.startswith("container:")):
+    if network in (None, "none", "host") or (isinstance(network, str) and network.startswith("container:")):
         return network
     if isinstance(network, str) or hasattr(network, "name"):
         network = [network]
