@@ -8,6 +8,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .buildsteps import BuildSteps as BuildSteps
+    from .calling import Called as Called
+    from .calling import Calls as Calls
     from .container import Container as Container
     from .containers import Containers as Containers
     from .copying import CopyResult as CopyResult
@@ -107,6 +109,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "buildsteps": "BuildSteps",
+    "calling": "Called Calls",
     "container": "Container",
     "containers": "Containers",
     "copying": "CopyResult Skipped",
@@ -146,7 +149,7 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    if name in ("display", "events", "fixtures", "ready"):  # modules, used by their names
+    if name in ("aio", "display", "events", "fixtures", "ready"):  # modules, used by their names
         from importlib import import_module
 
         return import_module(f".{name}", __name__)

@@ -72,7 +72,7 @@ class Calls:
 
     def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """As `Container.call`."""
-        result: T = finish(self._steps(function, args, kwargs, _passing_on())).value
+        result: T = finish(self._steps(function, args, kwargs, passing_on())).value
         return result
 
     def captured(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Called[T]:
@@ -248,7 +248,7 @@ class _Answer:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
 
-def _passing_on() -> OnOutput:
+def passing_on() -> OnOutput:
     """To the streams of this process, or of the notebook's cell."""
     decoders = {name: getincrementaldecoder("utf-8")("replace") for name in ("stdout", "stderr")}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from .netspecs import PortBinding
 from .shown import Shown
 from .storage.eventlog import NAME, is_at
 from .storage.images import How
+from .waiting import Flow, Wait
 
 
 @frozen(kw_only=True, slots=False)
@@ -282,7 +283,7 @@ def events(
     since: datetime | None,
     follow: bool,
     timeout_s: float | None,
-) -> Iterator[Event]:
+) -> Flow[Event]:
     """See `Host.events`. What happens from this call on is not missed, whenever the first is asked for."""
     path = str(machinery.root.run / NAME)
     watch = Watch(str(machinery.root.run))
@@ -303,23 +304,28 @@ def events(
             )
         )
 
-    found = _generate(watch, lines, names, follow, timeout_s)
-    return (event for event in found if is_wanted(event))
+    return _generate(watch, lines, names, is_wanted, follow, timeout_s)
 
 
 def _generate(
-    watch: Watch, lines: _Lines, names: _Names, follow: bool, timeout_s: float | None
-) -> Iterator[Event]:
+    watch: Watch,
+    lines: _Lines,
+    names: _Names,
+    is_wanted: Callable[[Event], bool],
+    follow: bool,
+    timeout_s: float | None,
+) -> Flow[Event]:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with watch, lines:
         while True:
             for line in lines.read():
-                if (event := names.event(line)) is not None:
+                if (event := names.event(line)) is not None and is_wanted(event):
                     yield event
             remaining_s = None if deadline is None else deadline - time.monotonic()
             if not follow or (remaining_s is not None and remaining_s <= 0):
                 return
-            watch.wait(remaining_s)
+            yield Wait(watch.fileno(), remaining_s)
+            watch.clear()
 
 
 class _Names:

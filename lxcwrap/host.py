@@ -24,6 +24,7 @@ from .results import Completed, DiskUsage, Pruned
 from .shown import Shown
 from .specs import StrPath, parse_size
 from .storage.root import DEFAULT_ROOT
+from .waiting import Flow, flows
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -97,6 +98,7 @@ class Host(Shown):
 
         return Volumes(self._machinery)
 
+    @flows
     def events(
         self,
         *,
@@ -105,7 +107,7 @@ class Host(Shown):
         since: datetime | None = None,
         follow: bool = True,
         timeout_s: float | None = None,
-    ) -> Iterator[Event]:
+    ) -> Flow[Event]:
         """What happens to containers, images, networks and volumes, as values of `lxcwrap.events`, whichever
         process does it.
 

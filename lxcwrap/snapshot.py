@@ -19,6 +19,7 @@ from .options import ContainerOptions
 from .results import Completed
 from .specjson import spec_from_json
 from .specs import ContainerSpec
+from .waiting import Steps, steps, waits
 
 
 class Snapshot:
@@ -97,6 +98,7 @@ class Snapshot:
         containers = Containers(self._machinery)
         return containers.create(self.image, argv, sh=sh, auto_remove=auto_remove, **options)
 
+    @waits
     def run(
         self,
         argv: Sequence[str] | None = None,
@@ -107,19 +109,22 @@ class Snapshot:
         check: bool = True,
         on_output: OnOutput | None = None,
         **overrides: Unpack[ContainerOptions],
-    ) -> Completed:
+    ) -> Steps[Completed]:
         """Run a command in a new container with this file system, and remove that: as `Containers.run`."""
         argv, options = self._made_with(argv, sh, overrides, auto_remove=True)
         options["tty"] = False
-        return Containers(self._machinery).run(
-            self.image,
-            argv,
-            sh=sh,
-            input=input,
-            timeout_s=timeout_s,
-            check=check,
-            on_output=on_output,
-            **options,
+        run = steps(Containers(self._machinery).run)
+        return (
+            yield from run(
+                self.image,
+                argv,
+                sh=sh,
+                input=input,
+                timeout_s=timeout_s,
+                check=check,
+                on_output=on_output,
+                **options,
+            )
         )
 
     def _made_with(

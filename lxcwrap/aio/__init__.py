@@ -10,6 +10,7 @@ looked up in collections, are read as they are. Values and errors are those of `
 
 from __future__ import annotations
 
+from .calls import Calls as Calls
 from .container import Container as Container
 from .containers import Containers as Containers
 from .host import Host as Host
@@ -25,5 +26,7 @@ from .paths import ContainerPath as ContainerPath
 from .paths import ImagePath as ImagePath
 from .paths import VolumePath as VolumePath
 from .popen import Popen as Popen
+from .snapshot import Snapshot as Snapshot
+from .snapshot import Snapshots as Snapshots
 from .volume import Volume as Volume
 from .volume import Volumes as Volumes

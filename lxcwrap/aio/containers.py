@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from .. import container, containers, lifecycle
 from .container import Container
-from .driving import making, method
+from .driving import Twin, at_once, making, method
 from .popen import popening
 
 T = TypeVar("T")
@@ -20,11 +20,11 @@ def _all(found: list[container.Container]) -> list[Container]:
     return [Container.of(each) for each in found]
 
 
-def _discard(found: container.Container) -> None:
+def discard(found: container.Container) -> None:
     lifecycle.discard(found._machinery, found.id)
 
 
-class Containers(containers.Containers):
+class Containers(Twin, containers.Containers):
     """`lxcwrap.Containers` whose methods are awaited; looking up, ``in``, ``len``, ``for`` are as there."""
 
     @property
@@ -42,8 +42,9 @@ class Containers(containers.Containers):
         return iter(_all(self._sync.list()))
 
     list = making(_all, containers.Containers.list)
-    create = making(Container.of, containers.Containers.create, lost=_discard)
-    launch = making(Container.of, containers.Containers.launch, lost=_discard)
+    live_stats = at_once(containers.Containers.live_stats)
+    create = making(Container.of, containers.Containers.create, lost=discard)
+    launch = making(Container.of, containers.Containers.launch, lost=discard)
     run = method(containers.Containers.run)
     popen = popening(containers.Containers.popen)
     prune = method(containers.Containers.prune, long=True)

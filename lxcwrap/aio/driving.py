@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from functools import partial, wraps
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Self, TypeVar, cast, overload
 
 from ..waiting import Flow, Steps, Wait
 from . import threads
+from .threads import Ended
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -33,13 +34,6 @@ class Method(Generic[P, R_co]):
         raise NotImplementedError
 
 
-class Ended(NamedTuple):
-    """What steps or a flow came to."""
-
-    value: Any = None
-    error: BaseException | None = None
-
-
 # --- to the end ------------------------------------------------------------------------------------------
 
 
@@ -53,7 +47,7 @@ async def in_thread(
         if lost is not None and ended.error is None:
             await _settled(pool, partial(lost, ended.value))
         raise cancelled
-    return cast(T, _result(ended))
+    return cast(T, ended.result())
 
 
 async def drive(steps: Steps[T]) -> T:
@@ -62,11 +56,11 @@ async def drive(steps: Steps[T]) -> T:
     move: Callable[[], Wait | Ended] = partial(_move, steps, None, None)
     while True:
         cancelled, outcome = await _settled(threads.brief(), move)
-        item = _result(outcome)
+        item = outcome.result()
         if isinstance(item, Ended):
             if cancelled is not None and item.error is None:
                 raise cancelled
-            return cast(T, _result(item))
+            return cast(T, item.result())
         error = cancelled
         if error is None:
             try:
@@ -77,7 +71,7 @@ async def drive(steps: Steps[T]) -> T:
 
 
 async def _settled(
-    pool: threads.Pool, function: Callable[[], T]
+    pool: threads.Pool, function: Callable[[], object]
 ) -> tuple[asyncio.CancelledError | None, Ended]:
     """How it ended, in any case, and whether this task was cancelled meanwhile."""
     future, cancelled = pool.submit(function), None
@@ -86,14 +80,7 @@ async def _settled(
             await asyncio.wait([future])
         except asyncio.CancelledError as error:
             cancelled = error
-    failure = future.exception()
-    return cancelled, Ended(error=failure) if failure is not None else Ended(future.result())
-
-
-def _result(ended: Ended) -> Any:
-    if ended.error is not None:
-        raise ended.error
-    return ended.value
+    return cancelled, future.result()
 
 
 def _move(steps: Steps[T], came: bool | None, error: BaseException | None) -> Wait | Ended:
@@ -156,7 +143,7 @@ async def values(flow: Flow[T]) -> AsyncIterator[T]:
             for value in found:
                 yield value
             if isinstance(last, Ended):
-                _result(last)
+                last.result()
                 return
             if last is not None:
                 came = await _arrival(last)
@@ -184,6 +171,19 @@ def _gather(flow: Flow[T], came: bool | None) -> tuple[list[T], Wait | Ended | N
 # --- methods of the nouns --------------------------------------------------------------------------------
 #
 # Each takes a method of a class of lxcwrap, and calls it on the object's `_sync`, which is of that class.
+
+
+class Twin:
+    """An object whose methods are done by its `_sync`."""
+
+    __slots__ = ()
+    _sync: Any
+
+    def _page(self) -> Any:
+        return self._sync._page()
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(f"{self!r}: enter it by `async with`")
 
 
 def method(
@@ -230,6 +230,16 @@ def flowing(
 
 def _lazy(function: Callable[[], Iterator[T]]) -> Flow[T]:
     yield from function()
+
+
+def at_once(function: Callable[Concatenate[Any, P], T]) -> Method[P, T]:
+    """For what neither waits nor blocks."""
+
+    @wraps(function)
+    def done(self: Any, *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(self._sync, *args, **kwargs)
+
+    return cast(Method[P, T], done)
 
 
 def held(

@@ -19,9 +19,10 @@ from ..results import Completed
 from . import threads
 from .container import Container
 from .containers import Containers
-from .driving import flowing, in_thread, making, method
+from .driving import Twin, at_once, flowing, in_thread, making, method
 from .image import Images
 from .network import Networks
+from .snapshot import Snapshots
 from .volume import Volumes
 
 
@@ -29,7 +30,7 @@ def _all(found: list[container.Container]) -> list[Container]:
     return [Container.of(each) for each in found]
 
 
-class Host(plain.Host):
+class Host(Twin, plain.Host):
     """A `lxcwrap.Host` whose methods are awaited, and those of all that is had from it.
 
     ``async with Host(root) as host``; as it clears what killed processes have left, making one takes some
@@ -69,9 +70,15 @@ class Host(plain.Host):
         """All named volumes, and `create` to make them."""
         return Volumes(self._machinery)
 
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """All snapshots of containers; `Container.snapshot` takes them."""
+        return Snapshots(self._machinery)
+
     events = flowing(plain.Host.events)
     check = method(plain.Host.check, long=True)
     disk_usage = method(plain.Host.disk_usage, long=True)
+    graph = at_once(plain.Host.graph)
     resume = making(_all, plain.Host.resume, long=True)
     prune = method(plain.Host.prune, long=True)
     close = method(plain.Host.close)

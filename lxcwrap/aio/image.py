@@ -11,13 +11,13 @@ from typing import Self, TypeVar
 from attrs import frozen
 
 from .. import buildsteps, image, images
-from .driving import making, method
+from .driving import Twin, making, method
 from .paths import ImagePath, as_path
 
 T = TypeVar("T")
 
 
-class Image(image.Image):
+class Image(Twin, image.Image):
     """A `lxcwrap.Image` whose methods are awaited; properties are read as there."""
 
     __slots__ = ()
@@ -50,7 +50,7 @@ def _all(found: list[image.Image]) -> list[Image]:
     return [Image.of(each) for each in found]
 
 
-class Images(images.Images):
+class Images(Twin, images.Images):
     """`lxcwrap.Images` whose methods are awaited; looking up, ``in``, ``len``, ``for`` are as there."""
 
     @property
@@ -82,7 +82,7 @@ class Images(images.Images):
 
     def build_steps(self, base: str | image.Image) -> BuildSteps:
         """Steps upon an image, or upon ``"scratch"``; their `build` is awaited."""
-        return BuildSteps.of(super().build_steps(base))
+        return BuildSteps.of(self._sync.build_steps(base))
 
 
 @frozen(eq=False)

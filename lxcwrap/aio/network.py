@@ -10,12 +10,12 @@ from typing import Self, TypeVar
 
 from .. import network, networks
 from .container import Container
-from .driving import held, making, method
+from .driving import Twin, held, making, method
 
 T = TypeVar("T")
 
 
-class Network(network.Network):
+class Network(Twin, network.Network):
     """A `lxcwrap.Network` whose methods are awaited; properties are read as there."""
 
     __slots__ = ()
@@ -46,7 +46,7 @@ def _all(found: list[network.Network]) -> list[Network]:
     return [Network.of(each) for each in found]
 
 
-class Networks(networks.Networks):
+class Networks(Twin, networks.Networks):
     """`lxcwrap.Networks` whose methods are awaited; looking up, ``in``, ``len``, ``for`` are as there."""
 
     @property

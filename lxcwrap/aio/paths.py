@@ -60,6 +60,8 @@ class _Awaited:
         moved = await in_thread(threads.brief(), partial(self._sync.rename, target))
         return self._with(str(moved))
 
+    replace = rename
+
     async def open(
         self: _HasSync,
         mode: str = "r",

@@ -11,14 +11,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import cache
-from typing import TypeVar
+from typing import Any, NamedTuple
 
-T = TypeVar("T")
 _IDLE_S = 1.0
 # So many containers are started at once, at the most: more would be no faster, and keep all others waiting,
 # the event loop among them.
 _BRIEF = 3
 _LONG = 16
+
+
+class Ended(NamedTuple):
+    """What a function came to."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def result(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
 
 
 class Pool:
@@ -28,22 +39,16 @@ class Pool:
         self._work: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition(threading.Lock())
 
-    def submit(self, function: Callable[[], T]) -> asyncio.Future[T]:
-        """Its result, when a thread has called it; what it raises must not be StopIteration."""
+    def submit(self, function: Callable[[], object]) -> asyncio.Future[Ended]:
+        """How it ended, when a thread has called it."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[Ended] = loop.create_future()
         context = copy_context()
 
         def work() -> None:
-            settle: Callable[[], None]
-            try:
-                result = context.run(function)
-            except BaseException as error:
-                settle = _raiser(future, error)
-            else:
-                settle = _setter(future, result)
+            ended = context.run(_ended, function)
             with suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(settle)
+                loop.call_soon_threadsafe(_settle, future, ended)
 
         with self._changed:
             self._work.append(work)
@@ -71,12 +76,16 @@ class Pool:
             return self._work.popleft()
 
 
-def _setter(future: asyncio.Future[T], result: T) -> Callable[[], None]:
-    return lambda: None if future.done() else future.set_result(result)
+def _ended(function: Callable[[], object]) -> Ended:
+    try:
+        return Ended(function())
+    except BaseException as error:
+        return Ended(error=error)
 
 
-def _raiser(future: asyncio.Future[T], error: BaseException) -> Callable[[], None]:
-    return lambda: None if future.done() else future.set_exception(error)
+def _settle(future: asyncio.Future[Ended], ended: Ended) -> None:
+    if not future.done():
+        future.set_result(ended)
 
 
 def brief() -> Pool:

@@ -10,13 +10,13 @@ from typing import Self, TypeVar
 
 from .. import volume, volumes
 from .container import Container
-from .driving import making, method
+from .driving import Twin, making, method
 from .paths import VolumePath, as_path
 
 T = TypeVar("T")
 
 
-class Volume(volume.Volume):
+class Volume(Twin, volume.Volume):
     """A `lxcwrap.Volume` whose methods are awaited; properties are read as there."""
 
     __slots__ = ()
@@ -52,7 +52,7 @@ def _all(found: list[volume.Volume]) -> list[Volume]:
     return [Volume.of(each) for each in found]
 
 
-class Volumes(volumes.Volumes):
+class Volumes(Twin, volumes.Volumes):
     """`lxcwrap.Volumes` whose methods are awaited; looking up, ``in``, ``len``, ``for`` are as there."""
 
     @property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from types import TracebackType
 
 from . import syscalls
-from .polling import readable
 
 _MODIFY, _MOVED_FROM, _CREATE = 0x2, 0x40, 0x100
 
@@ -22,16 +22,15 @@ class Watch:
             os.close(self._fd)
             raise
 
-    def wait(self, timeout_s: float | None) -> bool:
-        """Whether there was a change since the last call, or is within `timeout_s`; None waits for ever."""
-        if not readable(self._fd, timeout_s=timeout_s):
-            return False
-        try:
+    def fileno(self) -> int:
+        """Readable when there was a change since the last call of `clear`."""
+        return self._fd
+
+    def clear(self) -> None:
+        """Forget the changes until now."""
+        with suppress(BlockingIOError):
             while os.read(self._fd, 65536):
                 continue
-        except BlockingIOError:
-            pass
-        return True
 
     def close(self) -> None:
         os.close(self._fd)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 import os
 import signal
 import sys
@@ -112,13 +112,14 @@ def test_function_runs_as_who_is_asked_for(container: Container) -> None:
     container.path("/etc/group").write_text("root:x:0:\nusers:x:100:\nmail:x:8:joe\n")
     root = container.call(called.who)
     assert root[:2] == (0, 0) and root[3] != "0000000000000000"
-    for user, expected in {
+    expectations: dict[str | int, tuple[int, int, list[int]]] = {
         "joe": (1000, 100, [8, 100]),
         "1000": (1000, 100, [8, 100]),
         "joe:mail": (1000, 8, [8]),
         "77:88": (77, 88, [88]),
         5: (5, 0, [0]),
-    }.items():
+    }
+    for user, expected in expectations.items():
         assert container.calling(user=user).call(called.who) == (*expected, "0000000000000000"), user
     with pytest.raises(CallError) as caught:
         container.calling(user="nobody-of-that-name").call(called.who)
@@ -185,8 +186,7 @@ def test_decorated_function_of_a_module_needs_no_cloudpickle(
 ) -> None:
     """It is found there under the decorator."""
     monkeypatch.setitem(sys.modules, "cloudpickle", None)
-    decorated = functools.partial(container.call, called.decorated.__wrapped__)
-    assert decorated(20) == 40
+    assert container.call(inspect.unwrap(called.decorated), 20) == 40
 
 
 def test_what_does_not_run_is_not_called(container: Container) -> None:
