@@ -32,7 +32,8 @@ class Cell:
 
 @frozen(kw_only=True)
 class Table:
-    """Rows under heads. note: beside the title. empty: what stands in place of no rows."""
+    """Rows under heads. note: beside the title. empty: what stands in place of no rows. Columns without any
+    text are not shown."""
 
     title: str = ""
     note: str = ""

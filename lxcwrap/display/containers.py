@@ -37,7 +37,7 @@ _TONES: Final[dict[State, Tone]] = {
     State.CREATING: "busy",
     State.RESTARTING: "busy",
 }
-_HEADS: Final = ("Name", "State", "Image", "Command", "Ports", "Networks", "Limits", "Created")
+_HEADS: Final = ("Name", "State", "Image", "Ports", "Networks", "Limits", "Command", "Created")
 _TERMINATED: Final = (0, 137, 143)  # as those end that a user stops
 
 
@@ -160,13 +160,11 @@ def _limits(spec: Mapping[str, Any]) -> str:
     return ", ".join(write(figure) for figure, write in figures if figure is not None)
 
 
-def _networks(container: Listed, *, addresses: bool) -> str:
+def _networks(container: Listed) -> str:
     mode = container.spec.get("network_mode", "own")
     if mode != "own":
         return "host" if mode == "host" else f"of {mode.partition(':')[2][:12]}"
-    return ", ".join(
-        f"{row['name']} {row['ip']}" if addresses else row["name"] for row in container.endpoints
-    )
+    return ", ".join(f"{row['name']} {row['ip']}" for row in container.endpoints)
 
 
 # --- pages ---
@@ -187,10 +185,10 @@ def _row(container: Listed) -> tuple[Cell, ...]:
         Cell(container.name, "name", hint=container.id[:12]),
         state(container),
         Cell(container.image),
-        Cell(command, "code", hint=command),
         Cell(", ".join(map(port, container.ports))),
-        Cell(_networks(container, addresses=True)),
+        Cell(_networks(container)),
         Cell(_limits(container.spec)),
+        Cell(command, "code", hint=command),
         Cell(words.ago(container.created_at), "dim"),
     )
 
@@ -207,7 +205,7 @@ def card(machinery: Machinery, container_id: str, stats: Stats | None) -> list[B
         ("error", Cell(str(ended.get("error") or ""))),
         ("image", Cell(container.image)),
         ("command", Cell(_command(spec), "code")),
-        ("networks", Cell(_networks(container, addresses=True))),
+        ("networks", Cell(_networks(container))),
         ("ports", Cell(", ".join(map(port, container.ports)))),
         ("mounts", Cell(", ".join(map(_mount, spec["mounts"])), "code")),
         ("limits", Cell(_limits(spec))),

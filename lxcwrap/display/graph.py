@@ -110,7 +110,7 @@ def _stem(container: Listed, x: int, y: int, level: dict[str, int], networks: Se
         for number, row in enumerate(container.ports)
     ]
     arrow = (
-        f'<path class="lx-rule" d="M{middle - 10},{y - 6 - len(ports) * _PORT}V{y}m-3,-5l3,5l3,-5"/>'
+        f'<path class="lx-arrow" d="M{middle - 10},{y - 6 - len(ports) * _PORT}V{y}m-3,-5l3,5l3,-5"/>'
         if ports
         else ""
     )

@@ -140,7 +140,7 @@ def event_cells(event: Event) -> tuple[Cell, ...]:
     facts = {each.name: getattr(event, each.name) for each in fields(type(event))}
     when, whose = facts.pop("time"), ""
     for key in ("name", "network", "volume", "image_id", "container_id"):
-        whose = whose or str(facts.get(key) or "")[:64]
+        whose = whose or str(facts.get(key) or "").removeprefix("sha256:")
     kind = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in type(event).__name__)
     more = (
         f"{key} {_said(value)}" for key, value in facts.items() if not key.endswith("id") and value != whose
@@ -148,7 +148,7 @@ def event_cells(event: Event) -> tuple[Cell, ...]:
     return (
         Cell(words.clock(when), "dim"),
         Cell(kind.strip(), "state", tone=_tone(event)),
-        Cell(whose, "name"),
+        Cell(whose if len(whose) < 64 else whose[:12], "name"),
         Cell(", ".join(more).replace("_", " ")),
     )
 

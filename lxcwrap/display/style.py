@@ -34,7 +34,6 @@ SHEET: Final = (
 padding:4px 2px;overflow-x:auto}}
 {_L} .lx-h{{margin:0 0 6px;font-size:13px}}{_L} .lx-h b{{font-weight:600;margin-right:8px}}
 {_L} .lx-dim{{color:var(--lx-dim)}}
-{_L} *+.lx-h,{_L} *+table,{_L} *+dl,{_L} *+.lx-out,{_L} *+svg{{margin-top:10px}}{_L} .lx-h+*{{margin-top:0}}
 {_L} table{{border-collapse:collapse;border:0;margin:0;font-size:13px;color:inherit;width:auto;
 table-layout:auto}}
 {_L} tr,{_L} tbody tr:nth-child(n){{background:none;border:0}}{_L} tbody tr:hover{{background:var(--lx-soft)}}
@@ -42,9 +41,10 @@ table-layout:auto}}
 white-space:nowrap;border-bottom:1px solid var(--lx-line)}}
 {_L} tbody tr:last-child td{{border-bottom:0}}
 {_L} th{{color:var(--lx-dim);font-weight:400;font-size:11px;background:none}}
-{_L} .lx-number{{text-align:right;font-variant-numeric:tabular-nums}}{_L} .lx-name{{font-weight:600}}
+{_L} .lx-number,{_L} .lx-head-number{{text-align:right;font-variant-numeric:tabular-nums}}
+{_L} .lx-name{{font-weight:600}}
 {_L} .lx-code{{font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace)}}
-{_L} td.lx-code{{max-width:34em;overflow:hidden;text-overflow:ellipsis}}
+{_L} td.lx-code{{max-width:24em;overflow:hidden;text-overflow:ellipsis}}
 {_L} .lx-dot{{display:inline-block;width:8px;height:8px;border-radius:50%;margin-right:7px;
 background:var(--lx-idle)}}
 {_L} .lx-good .lx-dot{{background:var(--lx-good)}}{_L} .lx-busy .lx-dot{{background:var(--lx-busy)}}
@@ -67,6 +67,8 @@ margin-right:8px}}
 {_L} svg .lx-strong{{fill:var(--lx-fg);font-weight:600;font-size:12px}}{_L} svg .lx-fg{{fill:var(--lx-fg)}}
 {_L} svg .lx-rule{{stroke:var(--lx-line);stroke-width:1;fill:none}}
 {_L} svg .lx-box{{fill:var(--lx-soft);stroke:var(--lx-line)}}
+{_L} svg .lx-arrow{{stroke:var(--lx-dim);fill:none}}
+{_L}>*+.lx-h,{_L}>*+table,{_L}>*+dl,{_L}>*+.lx-out,{_L}>*+svg{{margin-top:12px}}{_L}>.lx-h+*{{margin-top:0}}
 """.replace("\n", "")
     + "".join(
         f"{_L} .lx-l{n}{{stroke:var(--lx-{n});fill:none;stroke-width:1.5;vector-effect:non-scaling-stroke;"

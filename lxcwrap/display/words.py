@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_OLD_S: Final = 10 * 365 * 86400
 _SPANS: Final = ((86400 * 365, "y"), (86400, "d"), (3600, "h"), (60, "min"))
 
 
@@ -36,7 +37,11 @@ def duration(seconds: float) -> str:
 
 
 def ago(moment: datetime | None) -> str:
-    return "" if moment is None else f"{span((datetime.now(UTC) - moment).total_seconds())} ago"
+    """As `span`; of what is very old, such as the time that reproducible images have, the date."""
+    if moment is None:
+        return ""
+    passed_s = (datetime.now(UTC) - moment).total_seconds()
+    return f"{span(passed_s)} ago" if passed_s < _OLD_S else moment.strftime("%Y-%m-%d")
 
 
 def clock(moment: datetime) -> str:

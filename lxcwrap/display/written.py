@@ -35,22 +35,25 @@ def _(table: Table) -> Html:
     title = _title(Cell(table.title, "name"), table.note) if table.title else Html("")
     if not table.rows:
         return join((title, tag("div", table.empty, class_="lx-dim")))
-    numbers = [kind == "number" for kind in _kinds(table)]
-    heads = "".join(
-        f'<th class="lx-number">{text(head)}</th>' if number else f"<th>{text(head)}</th>"
-        for head, number in zip(table.heads, numbers, strict=True)
+    columns = _columns(table)
+    heads = "".join(f'<th class="lx-head-{kind}">{text(head)}</th>' for _, head, kind in columns)
+    rows = "".join(
+        f"<tr>{''.join(_td(row[number]) for number, _, _ in columns)}</tr>"
+        for row in table.rows[:_MAX_HTML_ROWS]
     )
-    rows = "".join(f"<tr>{''.join(map(_td, row))}</tr>" for row in table.rows[:_MAX_HTML_ROWS])
     more = _more(len(table.rows) - _MAX_HTML_ROWS)
     body = Html(f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>")
     return join((title, body, tag("div", more, class_="lx-dim") if more else ""))
 
 
-def _kinds(table: Table) -> list[str]:
-    """Of each column."""
-    return [
-        next((cell.kind for cell in column if cell.text), "text") for column in zip(*table.rows, strict=True)
-    ]
+def _columns(table: Table) -> list[tuple[int, str, str]]:
+    """Number, head and kind of those that have any text."""
+    columns: list[tuple[int, str, str]] = []
+    for number, head in enumerate(table.heads):
+        kind = next((row[number].kind for row in table.rows if row[number].text), None)
+        if kind:
+            columns.append((number, head, kind))
+    return columns
 
 
 def _td(cell: Cell) -> str:
@@ -124,9 +127,10 @@ def _(table: Table) -> Iterator[str]:
     if not table.rows:
         yield table.empty
         return
-    rows = [list(map(_word, row)) for row in table.rows[:_MAX_TEXT_ROWS]]
-    numbers = [kind == "number" for kind in _kinds(table)]
-    lines = [list(table.heads), *rows]
+    columns = _columns(table)
+    rows = [[_word(row[number]) for number, _, _ in columns] for row in table.rows[:_MAX_TEXT_ROWS]]
+    numbers = [kind == "number" for _, _, kind in columns]
+    lines = [[head for _, head, _ in columns], *rows]
     widths = [max(map(cells, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join(map(_padded, line, widths, numbers)).rstrip()
