@@ -109,7 +109,7 @@ def _settle(
             if run.run == done or _remount(machinery, container_id, run, mount, unmount=unmount):
                 return run.run
         else:
-            with suppress(BlockingIOError), machinery.records(container_id).held(0.1):
+            with suppress(BlockingIOError), lifecycle.held(machinery, container_id, 0.1):
                 return None  # whoever starts it from now on reads the record
         if time.monotonic() > deadline:
             raise SupervisorError("its start or end does not come to an end", "try again")

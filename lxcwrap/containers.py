@@ -303,11 +303,15 @@ class Containers(Shown):
         made: builtins.list[str] = []
         try:
             yield made
-        except BaseException:
+        except BaseException as error:
+            query = "SELECT 1 FROM containers WHERE id = ?"
+            is_known = self._machinery.state.connection.execute(query, (container_id,)).fetchone()
             lifecycle.discard(self._machinery, container_id)
             for name in made:
                 with suppress(StillUsedError, VolumeNotFoundError):
                     self._machinery.volume_store.remove(name)
+            if isinstance(error, FileNotFoundError) and not is_known:  # another has removed it, by force
+                raise ContainerNotFoundError(container_id[:12]) from error
             raise
 
     def _create(

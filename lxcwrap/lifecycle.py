@@ -36,7 +36,7 @@ from .storage.outbox import tell
 from .supervisor import forwarder, restarting, wiring
 from .supervisor.client import Conversation
 from .supervisor.plan import plan_limits
-from .supervisor.records import Record
+from .supervisor.records import Held, Record
 from .supervisor.undertaker import forget_record
 from .waiting import Steps, Wait, finish
 
@@ -89,6 +89,15 @@ def look(machinery: Machinery, container_id: str) -> Run:
     if restarting.is_pending(records):  # between the two runs
         return Run(State.RESTARTING, {}, {})
     return Run(State.CREATING if phase in ("creating", "building") else State.CREATED, {}, {})
+
+
+def held(machinery: Machinery, container_id: str, timeout_s: float) -> Held:
+    """The lock of a container that does not run. Raises BlockingIOError: it does, or another keeps the lock;
+    ContainerNotFoundError."""
+    try:
+        return machinery.records(container_id).held(timeout_s)
+    except FileNotFoundError:
+        raise ContainerNotFoundError(container_id[:12]) from None
 
 
 def health(machinery: Machinery, container_id: str) -> Health | None:
@@ -302,6 +311,8 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
     changed = {key: value for key, value in asdict(limits).items() if value is not None}
     with machinery.state.transaction() as change:  # two updates at once: one after the other
         spec = spec_of(machinery, container_id)
+        if (state := look(machinery, container_id).state) is State.CREATING:  # who makes it writes its plan
+            raise WrongStateError(spec.name, state, "update")
         merged = evolve(spec.limits, **changed)
         if limits.disk is not None:
             _resize_disk(machinery, container_id, spec, limits.disk)

@@ -129,6 +129,7 @@ class Machinery:
             if rates.is_changing(str(self.bundle(container_id))):
                 with suppress(FileNotFoundError), wiring.marked(self.bundle(container_id)):
                     self.limit_rates(container_id)
+        NameServers(self.root.path).remove_others(self.network_store.ids)
         self.state.deliver()
         self.port_store.clean()
         for container_id in rows:

@@ -211,7 +211,9 @@ def changing(machinery: Machinery, container_id: str) -> Iterator[None]:
         with wiring.marked(machinery.bundle(container_id)):
             yield
     except FileNotFoundError:
-        lifecycle.row(machinery, container_id)  # it was removed meanwhile
+        record = lifecycle.row(machinery, container_id)  # it was removed meanwhile
+        if record["phase"] == "creating":
+            raise WrongStateError(record["name"], State.CREATING, "change the network of") from None
         raise
 
 
@@ -268,7 +270,7 @@ def settle(machinery: Machinery, container_id: str, act: Callable[[int], None]) 
                 if lifecycle.look(machinery, container_id).state.is_alive:
                     raise KernelError(error.errno or 0, str(error.strerror)) from None
         else:
-            with suppress(BlockingIOError), machinery.records(container_id).held(0.1):
+            with suppress(BlockingIOError), lifecycle.held(machinery, container_id, 0.1):
                 return  # whoever starts it from now on reads the records
         if time.monotonic() > deadline:
             raise SupervisorError("its start or end does not come to an end", "try again")

@@ -42,7 +42,7 @@ def _hold(
     if state.is_alive:
         return not pause or freeze(stack, machinery, container_id, name)
     try:
-        stack.enter_context(machinery.records(container_id).held(0.1))
+        stack.enter_context(lifecycle.held(machinery, container_id, 0.1))
     except BlockingIOError:
         return False
     return True

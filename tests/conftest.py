@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import leaks
+from tests import faults, leaks
 
 if TYPE_CHECKING:
     from lxcwrap import Host
@@ -56,8 +56,10 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for directory in (base, *base.parents):
         if not directory.stat().st_mode & 0o001:
             directory.chmod(directory.stat().st_mode | 0o011)  # the containers' root must get through
-    yield base
+    with faults.known_ids():
+        yield base
     shutil.rmtree(base)
+    assert not [each for each in leaks.cgroups(base) if faults.ID_MARK in each]
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def armed_server(host: Host) -> Iterator[tuple[Callable[[str, int], None], Calla
 
     def set_fault(role: str, n: int) -> None:
         host._machinery.supervisor.stop()  # what waits now has entered its role already
-        _until(lambda: _strangers(host.root), 5.0)
+        until(lambda: strangers(host.root), 5.0)
         control.write_text(f"{role} {n}")
 
     def was_struck() -> bool:
@@ -194,20 +194,20 @@ def assert_clean(root: Path, *, grace_s: float = 5.0) -> None:
     nothing that no record names."""
     from lxcwrap import Host
 
-    _until(lambda: _strangers(root), grace_s)
+    until(lambda: strangers(root), grace_s)
     with Host(root):
         pass
-    _until(lambda: _strangers(root) + _remains(root), grace_s)
+    until(lambda: strangers(root) + remains(root), grace_s)
 
 
-def _until(look: Callable[[], list[str]], grace_s: float) -> None:
+def until(look: Callable[[], list[str]], grace_s: float) -> None:
     deadline = time.monotonic() + grace_s
     while found := look():
         assert time.monotonic() < deadline, "left behind:\n  " + "\n  ".join(found)
         time.sleep(0.003)
 
 
-def _strangers(root: Path) -> list[str]:
+def strangers(root: Path) -> list[str]:
     """Processes of this root directory, but for the fork-server, those that hold a running container, and
     those that wait for something to do; and locks of containers that do not run."""
     from lxcwrap.supervisor.client import Supervisor
@@ -225,19 +225,17 @@ def _strangers(root: Path) -> list[str]:
                 }
             elif records.is_held():
                 found.append(f"lock {bundle.name}: run={run}, exit={records.read('exit')}")
-    ours = {pid: parent for pid, (parent, command) in _processes().items() if str(root) in command}
-    for pid in [pid for pid in ours if _text(pid, "comm") == "dnsmasq"]:
+    ours = {pid: parent for pid, (parent, command) in processes().items() if str(root) in command}
+    for pid in [pid for pid in ours if proc_text(pid, "comm") == "dnsmasq"]:
         del ours[pid]  # as long as there is its network
     server = Supervisor(root).pid()
-    strangers = ours.keys() - {os.getpid(), server} - holders - forwarders
+    left = ours.keys() - {os.getpid(), server} - holders - forwarders
     if server is not None:  # its children, and theirs, that have nothing to do
-        strangers -= {
-            pid for pid in strangers if _text(pid, "comm") in ("lxcwrap-nursery", "lxcwrap-waiting")
-        }
-    return found + [f"process {pid} {_text(pid, 'comm')}" for pid in strangers if ours[pid] not in holders]
+        left -= {pid for pid in left if proc_text(pid, "comm") in ("lxcwrap-nursery", "lxcwrap-waiting")}
+    return found + [f"process {pid} {proc_text(pid, 'comm')}" for pid in left if ours[pid] not in holders]
 
 
-def _processes() -> dict[int, tuple[int, str]]:
+def processes() -> dict[int, tuple[int, str]]:
     """Parent and command line by pid."""
     found = {}
     for entry in os.scandir("/proc"):
@@ -250,13 +248,13 @@ def _processes() -> dict[int, tuple[int, str]]:
     return found
 
 
-def _text(pid: int, file: str) -> str:
+def proc_text(pid: int, file: str) -> str:
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/{file}").read_text().strip()
     return ""
 
 
-def _remains(root: Path) -> list[str]:
+def remains(root: Path) -> list[str]:
     """What is inconsistent, or belongs to nothing."""
     from lxcwrap.drivers.cgroups import CgroupHost
     from lxcwrap.storage.state import State
@@ -267,7 +265,8 @@ def _remains(root: Path) -> list[str]:
     state.close()
     bundles = {bundle.name for bundle in (root / "containers").iterdir()}
     alive = {name for name in bundles if Records(root / "containers" / name).is_held()}
-    with_cgroup = {name for name in cgroups.leftovers() if name.endswith(ID_MARK)}
+    elsewhere = {path.name for path in root.parent.glob("*/containers/*")} - bundles
+    with_cgroup = {name for name in cgroups.leftovers() - elsewhere if name.endswith(ID_MARK)}
     cgroups.close()
     found = [f"phase {phase}: {name}" for name, phase in rows.items() if phase != "created"]
     found += [f"directory without a row: {name}" for name in bundles - rows.keys()]

@@ -19,10 +19,12 @@ from pathlib import Path
 
 from lxcwrap.drivers.nftables import Nftables
 from lxcwrap.net.firewall import Firewall
+from tests import faults
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 PREFIX = "lxcwrap-test-"
+MARKED = re.compile(r"fa00[0-9a-f]{6}$")  # the id of a container made by any run of the tests
 
 
 def snapshot(base: Path) -> frozenset[str]:
@@ -32,7 +34,7 @@ def snapshot(base: Path) -> frozenset[str]:
         traces += [f"file {root}", *_files(root), *_rows(root)]
     traces += _mounts(base)
     traces += _links(base)
-    traces += _cgroups(base)
+    traces += cgroups(base)
     traces += _processes(base)
     traces += _loop_devices(base)
     traces += _network_namespaces()
@@ -68,11 +70,20 @@ def _links(base: Path) -> Iterator[str]:
             yield f"link {link.name}"
 
 
-def _cgroups(base: Path) -> Iterator[str]:
-    """Cgroups of containers. Those above them are shared by all root directories."""
+def cgroups(base: Path) -> Iterator[str]:
+    """Cgroups of this run's containers. Those above them are shared by all root directories."""
     for directory, _, _ in os.walk(CGROUPS):
-        if re.search(r"/lxcwrap/[0-9a-f]{64}", directory) and not _is_foreign(directory, base):
+        if (found := re.search(r"/lxcwrap/([0-9a-f]{64})", directory)) and _is_ours(
+            found[1], directory, base
+        ):
             yield f"cgroup {directory}"
+
+
+def _is_ours(container_id: str, cgroup: str, base: Path) -> bool:
+    """By the mark of who made it; those that other programs of a test have made bear none."""
+    if container_id.endswith(faults.ID_MARK):
+        return True
+    return not MARKED.search(container_id) and not _is_foreign(cgroup, base)
 
 
 def _is_foreign(cgroup: str, base: Path) -> bool:

@@ -30,7 +30,7 @@ from .plumbing import locked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from .firewall import Network, Wire
@@ -126,6 +126,15 @@ class NameServers:
             for each in [network_id, *(each for each, members in self._shared() if network_id in members)]:
                 self._kill(each)
                 shutil.rmtree(f"{self._names}/{each}", ignore_errors=True)
+
+    def remove_others(self, known: Callable[[], Iterable[str]]) -> None:
+        """Of all networks but the `known` ones: somebody brought a container there while both were removed."""
+        shared = dict(self._shared())
+        there = (
+            set(_listed(self._names)) - shared.keys()
+        )  # first: those of new networks come after the record
+        for network_id in there.union(*shared.values()).difference(known()):
+            self.remove(network_id)
 
     def _kill(self, server_id: str) -> None:
         if pid := self._found(server_id):

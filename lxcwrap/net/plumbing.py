@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from ..drivers import links
 from ..drivers.forwarding import prepare_bridge
@@ -23,6 +23,8 @@ from ..drivers.namespaces import link_is_up
 from ..drivers.netlink_dumps import read_addresses, read_links
 from ..drivers.netlink_messages import packed_network
 from ..drivers.rtnetlink import Rtnetlink
+from ..storage.root import RootDir
+from ..storage.state import State
 from . import rates
 from .firewall import Firewall
 from .names import veth_name
@@ -73,6 +75,7 @@ def ensure_network(net: Rtnetlink, network: Network, run: str) -> None:
         if not link_is_up(network["bridge"]):
             _check_unused(net, network)
             root = os.path.dirname(run)
+            _check_recorded(root, network)
             Firewall(root).network_added(network)
             _make_bridge(net, network, root)
 
@@ -86,6 +89,14 @@ def _check_unused(net: Rtnetlink, network: Network) -> None:
             if name != network["bridge"] and _overlap(subnet, address.interface):
                 what = f"{subnet} of network {network['name']} is in use: {address.interface} at {name}"
                 raise OSError(errno.EADDRINUSE, what)
+
+
+def _check_recorded(root: str, network: Network) -> None:
+    """OSError ENOENT: it was removed while somebody was about to use it; its bridge would stay for ever."""
+    with closing(State(RootDir(root).state_db)) as state:
+        query = "SELECT 1 FROM networks WHERE id = ?"
+        if not state.connection.execute(query, (network["id"],)).fetchone():
+            raise OSError(errno.ENOENT, f"network {network['name']} was removed")
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -113,8 +124,8 @@ def _make_bridge(net: Rtnetlink, network: Network, root: str) -> None:
 
 @contextmanager
 def removing(run: str) -> Iterator[None]:
-    """For who removes networks: nobody makes one meanwhile, or changes rules. Held before a transaction of the
-    records begins, as by others: see `Firewall.alone`."""
+    """For who removes networks: nobody makes one meanwhile, or changes rules. Held before a transaction of
+    the records begins, as by others: see `Firewall.alone`."""
     with locked(f"{run}/networks.lock"), Firewall(os.path.dirname(run)).alone():
         yield
 

@@ -36,7 +36,7 @@ texts = pytest.mark.parametrize("text", [ONE_STAGE, STAGES], ids=["one stage", "
 
 @pytest.fixture(scope="module")
 def host(roots: Path) -> Iterator[Host]:
-    with faults.known_ids(), Host(roots / "build-faults") as host:
+    with Host(roots / "build-faults") as host:
         host.containers.run("busybox", ["true"])
         with Host(host.root), Host(host.root):  # SQLite keeps descriptors it closed for the next time
             faults.assert_clean(host.root)

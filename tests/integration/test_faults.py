@@ -25,7 +25,7 @@ NAME = "victim"
 @pytest.fixture(scope="module")
 def host(roots: Path) -> Iterator[Host]:
     """A host of this module's own, with the default image made."""
-    with faults.known_ids(), Host(roots / "faults") as host:
+    with Host(roots / "faults") as host:
         host.containers.run("busybox", ["true"])
         with Host(host.root), Host(host.root):  # SQLite keeps descriptors it closed for the next time
             assert_clean(host.root)

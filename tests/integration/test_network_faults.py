@@ -30,7 +30,7 @@ Act = Callable[[Host], object]
 @pytest.fixture(scope="module")
 def host(roots: str) -> Iterator[Host]:
     """A host of this module's own, with the default image made."""
-    with faults.known_ids(), Host(f"{roots}/network-faults") as host:
+    with Host(f"{roots}/network-faults") as host:
         host.containers.run("busybox", ["true"])
         host.networks.create("first").remove()  # makes locks, and opens what stays open
         with Host(host.root), Host(host.root):  # SQLite keeps descriptors it closed for the next time

@@ -21,7 +21,7 @@ STRIDE = int(os.environ.get("LXCWRAP_TEST_FAULT_STRIDE", "23"))
 
 @pytest.fixture(scope="module")
 def host(roots: str) -> Iterator[Host]:
-    with faults.known_ids(), Host(f"{roots}/port-faults") as host:
+    with Host(f"{roots}/port-faults") as host:
         network = host.networks.create("first")  # makes locks, and opens what stays open
         with host.containers.launch("busybox", ["sleep", "9"], network=network) as first:
             first.publish(Port(80))
