@@ -151,8 +151,8 @@ class Container(Shown):
     def publish(self, *ports: Port) -> tuple[PortBinding, ...]:
         """Let more ports of the host lead to it: at once if it runs, and at its next starts.
 
-        Raises PortInUseError, InvalidSpecError: it is on no network that others may reach; then nothing has
-        changed.
+        Raises PortInUseError; InvalidSpecError: it is on no network that others may reach; UnsupportedError:
+        the kernel does not have the protocol. Then nothing has changed.
         """
         return networking.publish(self._machinery, self._id, ports)
 

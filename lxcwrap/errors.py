@@ -201,12 +201,15 @@ class AddressInUseError(ConflictError):
 
 @define
 class PortInUseError(ConflictError):
-    """The port of the host belongs to `user`: another container, or a process that listens there."""
+    """The port of the host belongs to `user`: another container, or a process that listens there; `pid` and
+    `command` say which, if it can be seen."""
 
     protocol: str
     host_ip: str
     host_port: int
     user: str
+    pid: int | None = None
+    command: str = ""
 
     def __str__(self) -> str:
         at = f"{self.host_ip} " if self.host_ip else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -132,8 +132,9 @@ class Machinery:
         NameServers(self.root.path).remove_others(self.network_store.ids)
         self.state.deliver()
         self.port_store.clean()
-        for container_id in rows:
-            self._lead_to(container_id)
+        self._lead_to_all(rows)
+        if self.port_store.clean():  # somebody's mark was damaged: by now it is made anew
+            self._lead_to_all(rows)
         self.snapshot_store.clean()
         self.image_store.clean()
         self.layers.clean()
@@ -141,17 +142,21 @@ class Machinery:
         self.root.empty_trash()
         self.cgroups.tidy()
 
+    def _lead_to_all(self, container_ids: Iterable[str]) -> None:
+        for container_id in container_ids:
+            self._lead_to(container_id)
+
     def _lead_to(self, container_id: str) -> None:
         """It is found by its present name, and at ::1 its ports are served as the records say."""
         bundle = str(self.bundle(container_id))
         if wiring.is_renamed(bundle):
             wiring.announce(self.state.connection, self.root, container_id)
         forwarder.look_again(bundle)
-        if self._lost_forwards(container_id):
+        if self.lost_forwards(container_id):
             with suppress(FileNotFoundError, DriverError), wiring.marked(bundle):
-                self.forward(container_id, self._lost_forwards(container_id))
+                self.forward(container_id, self.lost_forwards(container_id))
 
-    def _lost_forwards(self, container_id: str) -> list[Forward]:
+    def lost_forwards(self, container_id: str) -> list[Forward]:
         """Who served them was killed; or who published them, before they were served."""
         exposed = Firewall(self.root.path).exposed(container_id)
         if not exposed or not exposed.forwards or not self.records(container_id).monitor_lives():

@@ -282,7 +282,9 @@ def publish(machinery: Machinery, container_id: str, ports: Sequence[Port]) -> t
     with changing(machinery, container_id):
         bindings = machinery.port_store.publish(container_id, ports)
         try:
-            machinery.forward(container_id, machinery.port_store.forwards(container_id, bindings))
+            wanted = machinery.port_store.forwards(container_id, bindings)
+            lost = machinery.lost_forwards(container_id)
+            machinery.forward(container_id, [*wanted, *(each for each in lost if each not in wanted)])
         except BaseException:
             _unpublish(machinery, container_id, bindings)
             raise

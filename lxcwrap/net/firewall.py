@@ -90,7 +90,7 @@ class Exposed(NamedTuple):
 
     @classmethod
     def from_json(cls, text: bytes) -> Exposed:
-        """Raises ValueError, TypeError: it is damaged, or of another version."""
+        """Raises ValueError, TypeError or the like: it is damaged, or of another version."""
         pins, ports, forwards, servers = json.loads(text)
         found = cls(
             tuple(PinnedPort(*pin) for pin in pins),
@@ -158,11 +158,13 @@ class Firewall:
     def _unsure(self) -> str:
         return f"{self._root}/run/firewall.unsure"
 
-    def clean(self, recorded: Callable[[], Recorded]) -> None:
-        """Make all anew, if somebody was killed while `recording`."""
-        if os.path.exists(self._unsure):
+    def clean(self, recorded: Callable[[], Recorded]) -> bool:
+        """Make all anew, if who was `recording` was killed, or a mark could not be read; whether so."""
+        was_unsure = os.path.exists(self._unsure)
+        if was_unsure:
             with self.recording(recorded):
                 pass
+        return was_unsure
 
     # --- networks ---
 
@@ -267,7 +269,7 @@ class Firewall:
                 return Exposed.from_json(file.read())
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
+        except Exception:  # whatever is wrong with it
             self._be_unsure(b"unreadable")
             return Exposed()
 

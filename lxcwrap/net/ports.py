@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from attrs import asdict
 
-from ..errors import ExhaustedError, InvalidSpecError, PortInUseError
+from ..errors import ExhaustedError, InvalidSpecError, PortInUseError, UnsupportedError
 from ..netspecs import Port, PortBinding
 from ..storage.outbox import tell
 from ..storage.root import RootDir
@@ -61,11 +61,13 @@ class PortStore:
     ) -> tuple[PortBinding, ...]:
         """Record that they lead to a container, whose endpoints are recorded; free ones are chosen.
 
-        Raises InvalidSpecError: none can lead there; PortInUseError, ExhaustedError.
+        Raises InvalidSpecError: none can lead there; PortInUseError, ExhaustedError; UnsupportedError: this
+        kernel does not have the protocol.
         """
         targets = published_addresses(wires(change, container_id))
         claimed = []
         for port in ports:
+            _check_protocol(port.protocol)
             _check_target(port, targets)
             wanted: Iterable[int | None] = port.host_ports or [None] * len(port.container_ports)
             for container_port, host_port in zip(port.container_ports, wanted, strict=True):
@@ -142,9 +144,9 @@ class PortStore:
             [(each, wires(connection, each), port_rows(connection, each)) for each in ids],
         )
 
-    def clean(self) -> None:
-        """Put right what a killed process has begun."""
-        self._firewall.clean(self._recorded)
+    def clean(self) -> bool:
+        """Put right what a killed process has begun; whether there was anything."""
+        return self._firewall.clean(self._recorded)
 
     def _choose(self, change: sqlite3.Connection, protocol: str, host_ip: str) -> int:
         """One that the kernel gives to nobody by itself: of such a program must not find out only when nobody
@@ -167,6 +169,17 @@ def _candidates() -> Iterator[int]:
     start = secrets.randbelow(len(found))
     yield from found[start:]
     yield from found[:start]
+
+
+def _check_protocol(protocol: str) -> None:
+    """The kernel would lead packets of SCTP also without having it, to containers that cannot take them."""
+    try:
+        socket.socket(socket.AF_INET, *_KINDS[protocol]).close()
+    except OSError as error:
+        if error.errno != errno.EPROTONOSUPPORT:
+            raise
+        what = f"this kernel has no {protocol.upper()} ({error.strerror})"
+        raise UnsupportedError(what, f"modprobe {protocol}, or take another kernel") from None
 
 
 def _check_target(port: Port, targets: dict[int, str]) -> None:
@@ -205,12 +218,20 @@ def _probe(protocol: str, host_ip: str, host_port: int) -> None:
                 probe.bind((address, host_port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                user = "a process of the host that listens there"
-                raise PortInUseError(protocol, host_ip, host_port, user) from None
+                raise _taken(protocol, host_ip, host_port) from None
             if error.errno == errno.EADDRNOTAVAIL and host_ip:
                 raise InvalidSpecError(f"host_ip={host_ip!r}: not an address of this host") from None
             if error.errno not in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 raise
+
+
+def _taken(protocol: str, host_ip: str, host_port: int) -> PortInUseError:
+    from ..drivers.listeners import holder
+
+    found = holder(protocol, host_ip, host_port)
+    if found is None:
+        return PortInUseError(protocol, host_ip, host_port, "a process of the host that listens there")
+    return PortInUseError(protocol, host_ip, host_port, f"process {found.pid} ({found.command})", *found)
 
 
 def _meant(which: Port | PortBinding, there: Iterable[PortBinding]) -> list[PortBinding]:

@@ -88,11 +88,13 @@ def end(bundle: str) -> None:
 
 
 def _processes(bundle: str) -> Iterator[int]:
-    with suppress(FileNotFoundError), open(f"{bundle}/{_LIST}") as file:
+    with suppress(FileNotFoundError), open(f"{bundle}/{_LIST}", errors="replace") as file:
         for line in file:
-            pid, start = map(int, line.split())
-            if (pidfd := open_same(pid, start)) is not None:
-                yield pidfd
+            # A damaged line is of nobody: they end with the container at the latest.
+            with suppress(ValueError, OverflowError, OSError):
+                pid, start = map(int, line.split())
+                if (pidfd := open_same(pid, start)) is not None:
+                    yield pidfd
 
 
 def is_lost(forward: Forward) -> bool:

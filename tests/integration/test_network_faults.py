@@ -13,6 +13,7 @@ import pytest
 from lxcwrap import Container, Host, Limits, LxcwrapError, Network, Rate
 from lxcwrap.drivers.netlink_dumps import read_addresses, read_links
 from lxcwrap.drivers.rtnetlink import Rtnetlink
+from lxcwrap.net.firewall import Firewall, asked
 from lxcwrap.net.names import detour_name
 from lxcwrap.supervisor import wiring
 from tests import faults
@@ -55,7 +56,8 @@ def front(host: Host) -> Iterator[Network]:
 def _finish(host: Host) -> None:
     """One new `Host` is enough; then no link is without a record, and the victim can be removed."""
     assert_clean(host.root)
-    eventually(lambda: _name_servers(host) <= len(host.networks), within_s=5)
+    shared = 1  # of both networks
+    eventually(lambda: _name_servers(host) <= len(host.networks) + shared, within_s=5)
     eventually(lambda: _links(host) <= _recorded(host), within_s=5)
     for container in host.containers:
         if container.state.is_alive:
@@ -101,6 +103,9 @@ def _check_inside(container: Container) -> None:
     assert interfaces(container) == expected
     with wiring.network_of(container._machinery.bundle(container.id)) as fd, Rtnetlink(fd) as net:
         have = {address.interface.partition("/")[0] for address in read_addresses(net)}
+    exposed = Firewall(container._machinery.root.path).exposed(container.id)
+    wires = container._machinery.network_store.wires(container.id)
+    assert (exposed.servers if exposed else ()) == tuple(asked(wires))
     leased = {address for each in container.networks.values() for address in (each.ip, each.ip6) if address}
     rates = {each.interface: each.rate or Rate() for each in container.networks.values()}
     assert in_force(container) == {key: (rate.egress or 0, rate.ingress or 0) for key, rate in rates.items()}
@@ -123,12 +128,18 @@ def _made(host: Host) -> None:
     host.networks.create(BACK, ipv6=True)
 
 
+def _connected_and_made(host: Host) -> None:
+    _connected(host)
+    _made(host)
+
+
 CALLER: dict[str, tuple[Act, Act]] = {
     "create a network": (_nothing, _made),
     "remove a network": (_made, lambda host: host.networks[BACK].remove()),
     "launch": (_nothing, _connected),
     "remove": (_connected, lambda host: host.containers[NAME].remove(force=True)),
     "connect": (_launched, lambda host: host.networks[FRONT].connect(NAME)),
+    "connect to one more": (_connected_and_made, lambda host: host.networks[BACK].connect(NAME)),
     "disconnect": (_connected, lambda host: host.networks[FRONT].disconnect(NAME)),
     "limit": (_connected, lambda host: host.networks[FRONT].limit(Rate(ingress="1Mbit"))),
     "update": (_connected, lambda host: host.containers[NAME].update(Limits(network_rate=Rate()))),

@@ -51,6 +51,7 @@ def check(host: Host, container: Container, ever: set[int]) -> None:
     assert {port.host_port for port in exposed.ports} == recorded
     text = listed(host.root)
     assert text.count(f"'{container.ip}', 80]") + text.count(f"'{container.ip}', 81]") == len(recorded)
+    assert all(map(is_served, recorded))
     ever |= recorded
     eventually(lambda: all(map(is_served, recorded)) and not any(map(is_served, ever - recorded)))
 
