@@ -15,4 +15,4 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 # What is not ours is not looked up: an inventory of others would make the build depend on the network.
-nitpick_ignore_regex = [("py:.*", r"(?!lxcwrap\.).*"), ("py:class", r"lxcwrap\..*\.([PT]|Named)")]
+nitpick_ignore_regex = [("py:.*", r"(?!lxcwrap\.).*"), ("py:(class|obj)", r"lxcwrap\..*\.([PT]|Named|Shown|Twin|_Awaited)")]

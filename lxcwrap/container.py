@@ -257,7 +257,7 @@ class Container(Shown):
         Raises NotReadyError at once when it ends, with the last it wrote; TimeoutExpired, with the same in
         `stdout`; InvalidSpecError when there is no `check`, and it has no health check.
         """
-        yield from ready.wait(self, check, timeout_s)
+        yield from steps(ready.wait)(self, check, timeout_s)
         return self
 
     def remove(self, *, force: bool = False) -> None:

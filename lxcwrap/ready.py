@@ -18,7 +18,7 @@ from .errors import InvalidSpecError, NotReadyError, SupervisorError, TimeoutExp
 from .policies import check_http_path, check_port
 from .results import Completed, Health, LogLine
 from .specs import State, check_argv
-from .waiting import Steps, Wait
+from .waiting import Steps, Wait, waits
 
 _SHORTEST_S, _LONGEST_S = 0.002, 0.1  # pauses between two looks
 _LOG_TAIL = 20  # lines
@@ -153,6 +153,7 @@ def all(*checks: Check) -> Check:
     return begin
 
 
+@waits
 def wait(container: Target, check: Check | None, timeout_s: float) -> Steps[None]:
     """See `Container.wait_ready`."""
     deadline, pause_s = time.monotonic() + timeout_s, _SHORTEST_S
