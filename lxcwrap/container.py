@@ -200,8 +200,9 @@ class Container(Shown):
         return ended.get("exit_code")
 
     def kill(self, signal: str | int = "KILL") -> None:
-        """Send the main process a signal, such as ``"HUP"``. After KILL or its stop signal it is not
-        restarted. Raises WrongStateError when it does not run."""
+        """Send the main process a signal, such as ``"HUP"``; a paused one gets it when it goes on, but for
+        KILL. After KILL or its stop signal it is not restarted. Raises WrongStateError when it does not run.
+        """
         number = parse_signal(signal)
         states = [State.RUNNING, State.PAUSED]
         if number in (SIGKILL, self.spec.stop_signal):
@@ -209,7 +210,9 @@ class Container(Shown):
             lifecycle.call_off_restart(self._machinery, self._id)
         else:
             run = self._require("kill", *states)
-        if run.state.is_alive:
+        if number == SIGKILL:
+            lifecycle.kill(self._machinery, self._id)
+        elif run.state.is_alive:
             lifecycle.send(run, number)
 
     @waits
@@ -440,7 +443,7 @@ class Container(Shown):
         launched has copies of its own; not what is in memory: tmpfs, processes. A running container is held
         still meanwhile, so files are as after a power cut at that moment; with ``pause=False`` what is
         written meanwhile raises FormatError. Bind mounts, volumes it can only read and networks are given to
-        the others as they are.
+        the others as they are. Other containers must not write to its volumes meanwhile: FormatError.
 
         name: under ``host.snapshots``, until it is removed. Without one it ends with this process, or what is
         left of that is cleared by the next `Host`. Raises NameInUseError.
