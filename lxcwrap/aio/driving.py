@@ -40,8 +40,10 @@ class Method(Generic[P, R_co]):
 async def in_thread(
     pool: threads.Pool, function: Callable[[], T], lost: Callable[[T], object] | None = None
 ) -> T:
-    """Its result. Cancelled, it is waited for still, as it cannot be stopped; then `lost` undoes what it came
-    to."""
+    """Its result. It cannot be stopped: when this is cancelled it is waited for all the same, and then `lost`
+    undoes what it came to. But what may take long, and has nothing to undo, is left to itself."""
+    if pool is threads.long() and lost is None:
+        return cast(T, (await pool.submit(function)).result())
     cancelled, ended = await _settled(pool, function)
     if cancelled is not None:
         if lost is not None and ended.error is None:

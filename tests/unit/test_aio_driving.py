@@ -130,6 +130,27 @@ def test_a_result_that_nobody_will_have_is_undone() -> None:
     asyncio.run(main())
 
 
+def test_long_work_is_left_to_itself() -> None:
+    """Whoever is cancelled need not wait for a download."""
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait()
+        ended.set()
+
+    async def main() -> None:
+        task = asyncio.create_task(in_thread(threads.long(), work))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_end.set()
+        await asyncio.to_thread(ended.wait)
+
+    asyncio.run(main())
+
+
 def test_errors_come_out_as_they_are() -> None:
     """Also StopIteration, which no coroutine may raise."""
 
