@@ -164,9 +164,9 @@ def __getattr__(name: str) -> object:
 
 def load_ipython_extension(ipython: object) -> None:
     """For ``%load_ext lxcwrap``: gives notebooks the cell magic ``%%lxc``."""
-    from .magic import register
+    from importlib import import_module
 
-    register(ipython)
+    import_module(".magic", __name__).register(ipython)
 
 
 def __dir__() -> list[str]:

@@ -524,10 +524,12 @@ class Container(Shown):
         """What it uses, drawn in a notebook as it changes, with other cells running, until it ends, or a cell
         is interrupted; of the last `window_s` seconds. As a ``with`` block: as long as that runs.
 
-        Raises InvalidSpecError: the interval is not over 0, or longer than the window.
+        Raises WrongStateError when it does not run; InvalidSpecError: the interval is not over 0, or longer
+        than the window.
         """
         from .display.live import LiveStats
 
+        self._require("take statistics of", State.RUNNING, State.PAUSED)
         return LiveStats([(self.name, self.stats)], interval_s, window_s)
 
     def live_logs(self, *, tail: int = 20, lines: int = 200) -> LiveLogs:

@@ -112,7 +112,7 @@ def running_kernel(root: Path, scratch: Path) -> Iterator[Kernel]:
 def _serve() -> None:
     from threading import Thread
 
-    from jupyter_client.manager import KernelManager
+    from jupyter_client.manager import KernelManager  # type: ignore[import-not-found, unused-ignore]
 
     manager = KernelManager(kernel_name="python3", transport="ipc")
     manager.start_kernel()

@@ -8,11 +8,15 @@ from contextlib import ExitStack, contextmanager
 
 from lxcwrap import Container, Host, Limits, Mount, Port
 
-ATTACK = "<script>pwned=1</script><img src=x onerror=pwned=1>\"'><svg onload=pwned=1>"
+ATTACK = (
+    "<script>pwned=1</script><img src=x onerror=pwned=1>\"'><svg onload=pwned=1>"
+    " $\\href{javascript:pwned=1}{x}$"
+)
 _BUSY = "while true; do i=0; while [ $i -lt 9000 ]; do i=$((i+1)); done; sleep 0.{pause}; done"
 _CHATTY = (
     "echo listening on port 8080; n=0; while sleep 0.3; do n=$((n+1));"
     ' echo "GET /orders/$((n*37%101)) 200 $((n*7%13+2)) ms";'
+    " wget -qO /dev/null http://front/orders;"
     ' [ $((n%7)) = 3 ] && echo "warn: slow query, 412 ms" >&2; done'
 )
 
@@ -22,7 +26,9 @@ def open_shop(host: Host, *, attack: str = "") -> Iterator[dict[str, Container]]
     """A small shop: two networks, a database in the inner one, an application twice, a job that failed."""
     with ExitStack() as stack:
         for image in ("shop/front:2.4", "shop/api:2.4", "shop/db:15"):
-            with host.containers.launch("busybox", sh=f"echo {image} > /srv/name") as made:
+            with host.containers.launch(
+                "busybox", sh=f"echo {image} > /srv/name; head -c 9999 /dev/zero > /srv/orders"
+            ) as made:
                 made.wait()
                 stack.callback(made.commit(image).remove)
         for name, options in (("front", {}), ("back", {"internal": True})):
@@ -38,7 +44,7 @@ def open_shop(host: Host, *, attack: str = "") -> Iterator[dict[str, Container]]
             "front": launch(
                 "front",
                 "shop/front:2.4",
-                _BUSY.format(pause=4),
+                "httpd -h /srv; " + _BUSY.format(pause=4),
                 network="front",
                 publish=[Port(80, host_port=18080)],
                 limits=Limits(memory="128MiB", cpus=1),

@@ -36,7 +36,7 @@ class Curve:
 
     def add(self, seconds: float, value: float) -> None:
         self.values.append(value)
-        self.points.append(f"{seconds:.1f},{value:.4g}")
+        self.points.append(f"{seconds:.2f},{value:.4g}")
 
     @property
     def now(self) -> float:

@@ -37,14 +37,14 @@ padding:4px 2px;overflow-x:auto}}
 {_L} table{{border-collapse:collapse;border:0;margin:0;font-size:13px;color:inherit;width:auto;
 table-layout:auto}}
 {_L} tr,{_L} tbody tr:nth-child(n){{background:none;border:0}}{_L} tbody tr:hover{{background:var(--lx-soft)}}
-{_L} th,{_L} td{{padding:3px 20px 3px 0;text-align:left;vertical-align:baseline;border:0;max-width:none;
+{_L} th,{_L} td{{padding:3px 16px 3px 0;text-align:left;vertical-align:baseline;border:0;max-width:none;
 white-space:nowrap;border-bottom:1px solid var(--lx-line)}}
 {_L} tbody tr:last-child td{{border-bottom:0}}
 {_L} th{{color:var(--lx-dim);font-weight:400;font-size:11px;background:none}}
 {_L} .lx-number,{_L} .lx-head-number{{text-align:right;font-variant-numeric:tabular-nums}}
 {_L} .lx-name{{font-weight:600}}
 {_L} .lx-code{{font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace)}}
-{_L} td.lx-code{{max-width:24em;overflow:hidden;text-overflow:ellipsis}}
+{_L} td.lx-code{{max-width:20em;overflow:hidden;text-overflow:ellipsis}}
 {_L} .lx-dot{{display:inline-block;width:8px;height:8px;border-radius:50%;margin-right:7px;
 background:var(--lx-idle)}}
 {_L} .lx-good .lx-dot{{background:var(--lx-good)}}{_L} .lx-busy .lx-dot{{background:var(--lx-busy)}}
@@ -58,7 +58,8 @@ margin-left:9px;vertical-align:2px;overflow:hidden}}
 {_L} .lx-out{{max-height:24em;overflow:auto;background:var(--lx-soft);border-radius:6px;padding:8px 12px;
 display:flex;flex-direction:column}}
 {_L} .lx-out.lx-follows{{flex-direction:column-reverse}}
-{_L} pre{{margin:0;padding:0;background:none;color:inherit;white-space:pre-wrap;overflow-wrap:anywhere;
+{_L} pre{{flex:none;overflow:visible;margin:0;padding:0;background:none;color:inherit;white-space:pre-wrap;
+overflow-wrap:anywhere;
 font:12px/1.5 var(--jp-code-font-family,ui-monospace,Menlo,Consolas,monospace)}}
 {_L} pre .lx-bad{{color:var(--lx-bad)}}
 {_L} svg{{display:block;overflow:visible}}{_L} td svg{{display:inline-block;vertical-align:-4px;

@@ -22,7 +22,10 @@ _STYLE: Final = Html(f"<style>{SHEET}</style>")
 
 
 def as_html(page: Page) -> Html:
-    return Html(f'<div class="lxcwrap">{_STYLE}{"".join(map(_html, page))}</div>')
+    # The other two names keep MathJax away, for which dollars in a command would be formulas.
+    return Html(
+        f'<div class="lxcwrap tex2jax_ignore mathjax_ignore">{_STYLE}{"".join(map(_html, page))}</div>'
+    )
 
 
 @singledispatch

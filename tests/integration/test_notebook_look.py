@@ -66,7 +66,7 @@ CONTRAST = """(() => {
 @pytest.fixture(scope="module", autouse=True)
 def jupyter() -> None:
     if find_spec("jupyterlab") is None:
-        missing = "needs Jupyter: pip install lxcwrap[notebook-test]"
+        missing = "needs Jupyter: pip install lxcwrap[notebook]"
         pytest.fail(missing, pytrace=False) if os.environ.get("CI") else pytest.skip(missing)
 
 
@@ -77,7 +77,7 @@ def browser(tmp_path: Path) -> Iterator[Page]:
 
 
 def write_notebook(path: Path, cells: Sequence[str]) -> None:
-    made = [
+    made: list[dict[str, object]] = [
         {
             "cell_type": "code",
             "id": f"cell-{number}",
@@ -210,23 +210,24 @@ def test_everything_in_jupyterlab(host: Host, shared_root: Path, tmp_path: Path,
         tmp_path / "lab" / "look.ipynb", [BEGIN, *SHOWN.values(), *LIVE.values(), "%%lxc busybox\nsleep 1000"]
     )
     with open_shop(host) as shop, running_lab(shared_root, tmp_path / "lab") as url:
-        browser.look(scheme="light", width=1180, height=6000)
+        browser.look(scheme="light", width=1240, height=6000)
         browser.open(url)
         browser.until(f"window.jupyterapp && {cell(len(names) + 1)} && {KERNEL} == 'idle'")
         command(browser, "application:toggle-left-area")
         browser.value("jupyterapp.commands.execute('notebook:run-all-cells'), 1")
         browser.until(f"{cell(names.index('magic') + 1)}.textContent.includes('step 3 of 3')")
         # The last cell sleeps; what lives goes on meanwhile.
-        eventually(lambda: len(host.containers) == len(shop) + 1)
-        live = f"{cell(names.index('live') + 1)}.querySelector('polyline').getAttribute('points').length"
+        eventually(lambda: len(host.containers) == len(shop) + 1, within_s=60)
+        live = f"{cell(names.index('live') + 1)}.querySelector('polyline').getAttribute('points')"
         before = browser.value(live)
-        browser.until(f"{live} > {before}")
-        browser.value("jupyterapp.commands.execute('notebook:interrupt-kernel'), 1")
-        browser.until(f"{cell(len(names) + 1)}.textContent.includes('KeyboardInterrupt')")
-        assert len(host.containers) == len(shop)
+        browser.until(f"{live} != {before!r}")
         for scheme, theme in zip(SCHEMES, ("JupyterLab Light", "JupyterLab Dark"), strict=True):
             command(browser, "apputils:change-theme", theme=theme)
             browser.until(f"document.body.dataset.jpThemeName == '{theme}'")
             assert browser.value(CONTRAST)[0] >= 4.0, browser.value(CONTRAST)
+            assert browser.value("document.querySelectorAll('.lxcwrap mjx-container').length") == 0
             for number, name in enumerate(names):
                 keep(browser.picture(cell(number + 1), margin=0), f"notebook-{name}-{scheme}")
+        browser.value("jupyterapp.commands.execute('notebook:interrupt-kernel'), 1")
+        browser.until(f"{cell(len(names) + 1)}.textContent.includes('KeyboardInterrupt')")
+        eventually(lambda: len(host.containers) == len(shop), within_s=60)
