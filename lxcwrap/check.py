@@ -121,6 +121,7 @@ def check(root: StrPath | None = None) -> Report:
         lambda: _tool("dnsmasq", "names on networks", "dnsmasq-base", "dnsmasq"),
         lambda: _tool("mkfs.xfs", "limits of the disk", "xfsprogs", "xfsprogs"),
         _loop_devices,
+        _rules_of_others,
     )
     return Report(tuple(one() for one in checks))
 
@@ -375,3 +376,21 @@ def _loop_devices() -> Item:
     if os.path.exists("/dev/loop-control"):
         return Item("loop devices", Status.OK, "/dev/loop-control")
     return Item("loop devices", Status.DEGRADED, "none; needed for limits of the disk only", "modprobe loop")
+
+
+def _rules_of_others() -> Item:
+    """Such as firewalld's: what they drop is dropped, whatever rules of ours accept."""
+    from .errors import UnsupportedError
+    from .net.firewall import remedies
+
+    name = "rules of others"
+    try:
+        needed = remedies()
+    except UnsupportedError as error:
+        return Item(name, Status.DEGRADED, f"{error.what}; needed for networks only", error.remedy)
+    except OSError as error:
+        return Item(name, Status.DEGRADED, f"cannot be read: {error.strerror}; matters to networks only")
+    if needed:
+        detail = "drop what containers send by networks, or ask of name servers"
+        return Item(name, Status.DEGRADED, detail, "; ".join(needed))
+    return Item(name, Status.OK, "none that keep containers from the network")

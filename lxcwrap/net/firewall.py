@@ -24,7 +24,7 @@ from typing import NamedTuple
 from ..drivers.conntrack import Connections
 from ..drivers.forwarding import enable_forwarding
 from ..drivers.nftables import Nftables
-from .foreign import Obstacle, accept, obstacles, withdraw
+from .foreign import FIREWALLD, Obstacle, accept, has_zone, obstacles, withdraw
 from .names import has_names, server_of, shared_address, shared_zone
 from .ruleset import NetworkRules, Part, PinnedPort, PublishedPort, SharedServer, Tables
 
@@ -331,9 +331,12 @@ def _lead_anew(ports: Iterable[PublishedPort]) -> None:
                 connections.forget_udp(number)
 
 
-def remedies(bridge: str) -> list[str]:
-    """What an administrator must do, as others' rules drop packets of `bridge` and ours cannot mend it."""
-    return [obstacle.remedy(bridge) for obstacle in _obstacles() if not obstacle.mends_in]
+def remedies() -> list[str]:
+    """What an administrator must do, as others' rules drop packets of containers and ours cannot mend it."""
+    found = [obstacle for obstacle in _obstacles() if not obstacle.mends_in]
+    tables = {(obstacle.family, obstacle.table) for obstacle in found if obstacle.table == FIREWALLD}
+    zoned = {table for table in tables if has_zone(_kernel().query("list table {} {}".format(*table)))}
+    return list(dict.fromkeys(each.remedy for each in found if (each.family, each.table) not in zoned))
 
 
 def _obstacles() -> list[Obstacle]:

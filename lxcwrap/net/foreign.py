@@ -11,8 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from .names import bridge_name
+
 Object = Mapping[str, Any]  # of nft's JSON: {"chain": {..}}, {"rule": {..}}
 _OWN = "lxcwrap_"
+_BRIDGES = bridge_name("")  # how the names of ours begin
+FIREWALLD = "firewalld"
 _DOCKER_USER = "DOCKER-USER"
 # Docker's bridges: what containers of ours send there goes on through Docker's own rules.
 _OTHER_BRIDGES = ("br-*", "docker*")
@@ -28,10 +32,13 @@ class Obstacle(NamedTuple):
     hook: str
     mends_in: str = ""
 
-    def remedy(self, bridge: str) -> str:
-        """What an administrator is to do, in words."""
-        if self.table == "firewalld":
-            return f"firewall-cmd --permanent --zone=trusted --add-interface={bridge}; firewall-cmd --reload"
+    @property
+    def remedy(self) -> str:
+        """What an administrator is to do, once, for all networks, in words."""
+        bridge = f"{_BRIDGES}*"
+        if self.table == FIREWALLD:
+            command = f"firewall-cmd --permanent --zone=trusted --add-interface={_BRIDGES}+"
+            return f"{command}; firewall-cmd --reload"
         where = f"nftables' chain {self.family} {self.table} {self.chain}"
         if self.hook == "input":
             return f"let containers ask their name server: accept port 53 from {bridge} in {where}"
@@ -47,7 +54,7 @@ def obstacles(listed: Iterable[Object]) -> list[Obstacle]:
     found = []
     for chain in chains:
         hook = chain.get("hook")
-        firewalld = chain["table"] == "firewalld"  # it accepts by policy, and rejects by its last rule
+        firewalld = chain["table"] == FIREWALLD  # it accepts by policy, and rejects by its last rule
         if hook not in ("forward", "input") or chain["table"].startswith(_OWN):
             continue
         if chain.get("policy") != "drop" and not firewalld:
@@ -58,6 +65,13 @@ def obstacles(listed: Iterable[Object]) -> list[Obstacle]:
             mends_in = _DOCKER_USER if chain["family"] in docker else "FORWARD"
         found.append(Obstacle(*where, hook, mends_in))
     return found
+
+
+def has_zone(listed: Iterable[Object]) -> bool:
+    """Whether firewalld's administrator has put our bridges in a zone of their own. listed: of its table."""
+    expressions = [each for item in listed for each in item.get("rule", {}).get("expr", ())]
+    wanted = {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": f"{_BRIDGES}*"}
+    return any(each.get("match") == wanted for each in expressions if isinstance(each, dict))
 
 
 def accept(obstacle: Obstacle, bridge: str, owner: str) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lxcwrap.drivers import netns
-from lxcwrap.net.foreign import Obstacle, accept, obstacles, withdraw
+from lxcwrap.drivers.nftables import Nftables
+from lxcwrap.net import firewall
+from lxcwrap.net.foreign import Obstacle, accept, has_zone, obstacles, withdraw
+from lxcwrap.net.names import bridge_name
 from lxcwrap.net.ruleset import PublishedPort
 from tests.netlab import HOST, HOST6, OUTSIDE, OUTSIDE6, TIMEOUT_S, Container, Lab, Place, lab
 
@@ -21,15 +25,8 @@ DOCKER = """
 -A DOCKER-USER -j RETURN
 COMMIT
 """
-FIREWALLD = """
-table inet firewalld {
-  chain filter_FORWARD {
-    type filter hook forward priority 10; policy accept;
-    ct state { established, related } accept
-    reject with icmpx admin-prohibited
-  }
-}
-"""
+# As firewalld 1.3.3 (Debian 12) makes them: as it is installed, and with our bridges in its trusted zone.
+FIREWALLD = Path(__file__).with_name("firewalld")
 
 
 class Scene:
@@ -127,14 +124,60 @@ def test_ours_still_hold_where_others_accept(scene: Scene) -> None:
     assert not scene.lab.outside.reaches((scene.web.ip, 80))
 
 
+def load_firewalld(scene: Scene, name: str) -> None:
+    """The bridges here have other names than those of networks."""
+    scene.lab.nft.run((FIREWALLD / f"{name}.nft").read_text().replace("lxb*", f"{scene.bridge[:4]}*"))
+
+
+def asks_the_host(scene: Scene) -> bool:
+    """As containers ask their name server."""
+    gateway = scene.web.ip.rpartition(".")[0] + ".1"
+    return scene.peer.reaches((gateway, 53), udp=True)
+
+
+@pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
+def test_firewalld_needs_the_bridges_in_a_zone(scene: Scene, ipv6: bool) -> None:
+    """As it is installed, published ports work and the way out does not; in its trusted zone all does, and
+    networks are kept apart as before."""
+    gateway = scene.web.ip.rpartition(".")[0] + ".1"
+    scene.lab.host.serve((gateway, 53), udp=True)
+    load_firewalld(scene, "default")
+    assert not asks_the_host(scene)
+    web = scene.web.ip6 if ipv6 else scene.web.ip
+    assert scene.lab.outside.reaches((HOST6 if ipv6 else HOST, 8080))
+    assert not scene.web.reaches((OUTSIDE6 if ipv6 else OUTSIDE, 80))
+    scene.lab.nft.run("delete table inet firewalld")
+    load_firewalld(scene, "trusted")
+    assert scene.works(ipv6=ipv6, timeout_s=3) == {True} and asks_the_host(scene)
+    stranger: Container = scene.lab.container(scene.lab.network(), 2)
+    assert not stranger.reaches((web, 80)) and not scene.lab.outside.reaches((web, 80))
+
+
+def test_a_zone_of_our_bridges_is_seen(scene: Scene) -> None:
+    """Then there is nothing to do any more."""
+    for name, is_there in (("default", False), ("trusted", True)):
+        scene.lab.nft.run((FIREWALLD / f"{name}.nft").read_text())
+        assert has_zone(scene.lab.nft.query("list table inet firewalld")) == is_there
+        with netns.within(scene.lab.host.fd), Nftables() as nft, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(firewall, "_loaded", nft)
+            assert any("firewall-cmd" in remedy for remedy in firewall.remedies()) == (not is_there)
+        scene.lab.nft.run("delete table inet firewalld")
+
+
 def test_what_only_an_administrator_can_mend_is_named(scene: Scene) -> None:
-    """firewalld, a chain of somebody's own, and one that keeps containers from their name server."""
+    """firewalld, a chain of somebody's own, and one that keeps containers from their name server: what is to
+    be done, for the bridges of all networks at once."""
     assert scene.found() == []
-    scene.lab.nft.run(FIREWALLD)
+    load_firewalld(scene, "default")
     scene.lab.nft.run("table inet own { chain gate { type filter hook forward priority 5; policy drop; }\n }")
     scene.lab.nft.run("table inet own { chain door { type filter hook input priority 5; policy drop; }\n }")
     assert scene.works(ipv6=False) == {False}
-    firewalld, gate, door = scene.found()
-    assert [item.mends_in for item in (firewalld, gate, door)] == ["", "", ""]
-    assert (firewalld.table, gate.chain, door.hook) == ("firewalld", "gate", "input")
-    assert all(scene.bridge in item.remedy(scene.bridge) for item in (firewalld, gate, door))
+    found = scene.found()
+    assert not any(item.mends_in for item in found)
+    assert {(item.table, item.hook) for item in found} == {
+        ("firewalld", "forward"),
+        ("firewalld", "input"),
+        ("own", "forward"),
+        ("own", "input"),
+    }
+    assert all(bridge_name("") in item.remedy for item in found)

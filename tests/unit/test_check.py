@@ -65,7 +65,7 @@ def test_this_machine(tmp_path: Path) -> None:
     """Everything is looked at, whoever asks, nothing is left, and what is not well has a remedy."""
     report = doctor.check(tmp_path / "root")
     assert [item.name for item in report.items if item.status is not Status.OK and not item.remedy] == []
-    assert len({item.name for item in report.items}) == len(report.items) == 21
+    assert len({item.name for item in report.items}) == len(report.items) == 22
     assert list(tmp_path.iterdir()) == []
 
 
