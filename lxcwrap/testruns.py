@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from .errors import LxcwrapError
+from .errors import LxcwrapError, NotFoundError, StillUsedError
 from .host import Host
 from .storage.images import locked
 
@@ -57,12 +57,15 @@ class Run:
         self._directory = _find(token) or parents()[0] / f"{PREFIX}{token}"
         self._lock, is_first = self._join()
         (self._directory / "locks").mkdir(mode=0o700, exist_ok=True)
-        own_root = root is None
-        self.host = Host(self._directory / "root" if root is None else root)
-        self._write(root=str(self.host.root), is_own=own_root)
-        if is_first:
-            begin(self.host)
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
+        try:
+            self.host = Host(self._directory / "root" if root is None else root)
+            self._write(root=str(self.host.root), is_own=root is None)
+            if is_first:
+                begin(self.host)
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(self._lock)  # what there is goes by `sweep`
+            raise
 
     def _join(self) -> tuple[int, bool]:
         """The lock, and whether it is held by this process alone."""
@@ -159,15 +162,15 @@ def _clear(directory: Path) -> None:
 def remove(host: Host, is_meant: Callable[[Mapping[str, str]], bool]) -> None:
     """Containers, snapshots, volumes and networks, by their labels."""
     for container in host.containers:
-        with suppress(LookupError):
+        with suppress(NotFoundError):
             if is_meant(container.labels):
                 container.remove(force=True)
     for snapshot in host.snapshots:
-        with suppress(LxcwrapError):
+        with suppress(NotFoundError, StillUsedError):
             if is_meant(snapshot.spec.labels):
                 snapshot.remove()
     for each in (*host.volumes, *host.networks):
-        with suppress(LxcwrapError):
+        with suppress(NotFoundError, StillUsedError):
             if is_meant(each.labels):
                 each.remove()
 

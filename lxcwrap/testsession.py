@@ -53,8 +53,7 @@ class Session:
         self._texts: list[tuple[str, str]] = []
         given = config.getoption("lxc_root")
         self._is_lasting = bool(given) or self.reuses
-        if not self.worker:
-            sweep([project], but=token)
+        sweep([project], but=token)
         self.run = Run(token, root=Path(given) if given else None, begin=self._begin)
         if self.reuses:
             self.run.keep(self._kept_for)

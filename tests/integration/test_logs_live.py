@@ -44,6 +44,14 @@ def test_lines_are_in_order_with_stream_and_time(host: Host) -> None:
         assert container.logs() == "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n"
 
 
+def test_no_line_is_older_than_its_run(host: Host) -> None:
+    """What is written at once is found from the start on, however late that is recorded."""
+    for _ in range(5):
+        with host.containers.launch("busybox", ["echo", "x"]) as container:
+            container.wait()
+            assert [line.text for line in container.log_lines(since=container.started_at)] == ["x"]
+
+
 def test_a_part_of_the_log_can_be_asked_for(host: Host) -> None:
     """The last lines, one stream, a span of time."""
     with ended(host, "seq 5; sleep 0.2; echo late; echo err >&2") as container:
