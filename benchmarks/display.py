@@ -52,10 +52,13 @@ def tables(host: Host, count: int) -> None:
 
 def first_display() -> None:
     """In a new process, after `import lxcwrap` and a host."""
-    code = (
-        "import time, lxcwrap; done = lxcwrap.Completed(argv=('x',), exit_code=0, stdout_bytes=b'', stderr_bytes=b'')\n"
-        "began = time.perf_counter(); done._repr_html_(); print(time.perf_counter() - began)"
-    )
+    code = """
+import time, lxcwrap
+done = lxcwrap.Completed(argv=("x",), exit_code=0, stdout_bytes=b"", stderr_bytes=b"")
+began = time.perf_counter()
+done._repr_html_()
+print(time.perf_counter() - began)
+"""
     times = [float(subprocess.check_output([sys.executable, "-c", code])) * 1000 for _ in range(5)]
     say("the first display in a process", statistics.median(times), None)
 

@@ -19,7 +19,7 @@ from ..shown import Shown
 from . import words
 from .blocks import Cell, Drawing, Page, Table, Tone
 from .markup import Html, text
-from .style import SHEET
+from .written import as_file
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _WIDTH, _HEIGHT, _GAP = 372, 64, 36  # of a panel's plot, and between two
@@ -263,8 +263,7 @@ class Figure(Shown):
     @property
     def svg(self) -> str:
         """The drawing with its colours, to be written into a file."""
-        begin, _, rest = self._drawing().partition(">")
-        return f'{begin} class="lxcwrap"><style>{SHEET}</style>{rest}'
+        return as_file(self._drawing())
 
     def __str__(self) -> str:
         return in_words(self._track)

@@ -14,6 +14,7 @@ from . import words
 from .blocks import Cell, Drawing, Facts, Page
 from .containers import Listed, listed, port, tone
 from .markup import Html, text
+from .written import as_file
 
 _MAX_CONTAINERS: Final = 40  # of those on networks; more would be no drawing any more
 _COLUMN, _BOX, _BOX_HEIGHT, _LEFT = 168, 148, 44, 132
@@ -54,11 +55,14 @@ class Graph(Shown):
         counts = (len(self._networks), "network"), (len(self._containers), "container")
         note = ", ".join(words.count(*each) for each in counts)
         note += f" and {self._left_out} more" if self._left_out > 0 else ""
-        return [Facts(title=Cell("Networks"), note=note), Drawing(svg=self.svg, text=str(self))]
+        return [Facts(title=Cell("Networks"), note=note), Drawing(svg=self._drawing(), text=str(self))]
 
     @property
-    def svg(self) -> Html:
-        """The drawing, as markup for a page."""
+    def svg(self) -> str:
+        """The drawing with its colours, to be written into a file."""
+        return as_file(self._drawing())
+
+    def _drawing(self) -> Html:
         ports = max((len(each.ports) for each in self._containers), default=0)
         box_y = _TOP + ports * _PORT
         first_y = box_y + _BOX_HEIGHT + 34

@@ -54,7 +54,8 @@ margin-left:9px;vertical-align:2px;overflow:hidden}}
 {_L} .lx-meter i{{display:block;height:100%;background:var(--lx-1)}}
 {_L} .lx-meter.lx-full i{{background:var(--lx-bad)}}
 {_L} dl{{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:2px 20px;margin:0}}
-{_L} dt{{color:var(--lx-dim);font-weight:400;margin:0}}{_L} dd{{margin:0;overflow-wrap:anywhere}}
+{_L} dt{{color:var(--lx-dim);font-weight:400;margin:0;float:none;width:auto;white-space:nowrap}}
+{_L} dd{{margin:0;overflow-wrap:anywhere}}
 {_L} .lx-out{{max-height:24em;overflow:auto;background:var(--lx-soft);border-radius:6px;padding:8px 12px;
 display:flex;flex-direction:column}}
 {_L} .lx-out.lx-follows{{flex-direction:column-reverse}}

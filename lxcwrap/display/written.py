@@ -28,6 +28,12 @@ def as_html(page: Page) -> Html:
     )
 
 
+def as_file(svg: Html) -> str:
+    """A drawing that brings its own colours."""
+    begin, _, rest = svg.partition(">")
+    return f'{begin} class="lxcwrap">{_STYLE}{rest}'
+
+
 @singledispatch
 def _html(block: Block) -> Html:
     raise TypeError(block)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -240,6 +241,7 @@ def test_a_plot_shows_rates_of_what_is_counted() -> None:
     assert list(track.cpu.values) == [0.5, 0.0] and list(track.rx.values) == [2048.0, 0.0]
     assert_harmless(figure._repr_html_())
     assert "1 MiB of 4 MiB" in str(figure)
+    assert ElementTree.fromstring(figure.svg).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_a_plot_takes_two_samples_in_their_order() -> None:
@@ -309,6 +311,7 @@ def test_the_graph_has_networks_and_who_is_on_them(host: Host) -> None:
         "  web  10.99.1.2  18081 \u2192 80",
     ]
     assert "web" in assert_harmless(host.graph()._repr_html_()).said
+    assert ElementTree.fromstring(host.graph().svg).tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_displays_cost_nothing_until_one_is_shown() -> None:
