@@ -24,8 +24,8 @@ from .names import bridge_name, check_alias, veth_name
 from .plumbing import Network, Wire, wires
 
 _BY_KEY = """
-    SELECT * FROM networks WHERE name = ?1 OR (length(?1) > 1 AND id >= ?1 AND id < ?1 || 'g')
-    ORDER BY name = ?1 DESC LIMIT 2
+    SELECT * FROM networks WHERE name = :key OR (length(:key) > 1 AND id >= :key AND id < :key || 'g')
+    ORDER BY name = :key DESC LIMIT 2
 """
 _USERS = """
     SELECT containers.id, containers.name FROM endpoints JOIN containers ON containers.id = container_id
@@ -54,7 +54,7 @@ class NetworkStore:
 
     def find(self, key: str) -> str:
         """Id of the network with this name, id or unique prefix of one. Raises NetworkNotFoundError."""
-        rows = self._state.connection.execute(_BY_KEY, (key,)).fetchall()
+        rows = self._state.connection.execute(_BY_KEY, {"key": key}).fetchall()
         if not rows or (len(rows) > 1 and rows[0]["name"] != key):
             raise NetworkNotFoundError(key)
         return str(rows[0]["id"])
