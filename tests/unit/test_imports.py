@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +113,11 @@ def test_only_drivers_call_the_kernel_directly() -> None:
 def test_descriptors_may_have_any_number() -> None:
     """select(2) knows none above 1023: it is not used."""
     assert not [path for path in MODULES if "select.select(" in path.read_text()]
+
+
+def test_parameters_of_sql_are_named_or_plain() -> None:
+    """Python 3.12 warns of numbered ones."""
+    assert not [path for path in MODULES if re.search(r"[=<>(, ]\?[1-9]", path.read_text())]
 
 
 def test_importing_lxcwrap_is_light() -> None:
