@@ -60,7 +60,7 @@ def test_factory(number, lxc_container):
 ONE = {
     "nothing": "def test_it(): pass",
     "lxc_host": "def test_it(lxc_host): pass",
-    "a container of the session": "def test_it(idle): pass",
+    "lxc_host and its first container": "def test_it(lxc_container): lxc_container()",
 }
 
 
@@ -98,7 +98,10 @@ def tests(directory: Path, count: int) -> None:
         print(f"a test with {what}, over an empty one".ljust(70), cost, flush=True)
 
 
-def sessions(directory: Path, runs: int) -> None:
+def sessions(parent: Path, runs: int) -> None:
+    directory = parent / "sessions"
+    (directory / "runs").mkdir(parents=True)
+    (directory / "pytest.ini").touch()  # without a conftest: what it imports is part of what is measured
     times: dict[str, list[float]] = {name: [] for name in ONE}
     for number in range(runs + 1):  # the first fills caches
         for index, (name, text) in enumerate(ONE.items()):
@@ -108,7 +111,8 @@ def sessions(directory: Path, runs: int) -> None:
                 times[name].append(took)
     found = {name: statistics.median(values) for name, values in times.items()}
     for name in list(ONE)[1:]:
-        cost = f"{found[name] - found['nothing']:8.2f} ms   (at most 150 ms)"
+        limit = "   (at most 150 ms)" if name == "lxc_host" else ""
+        cost = f"{found[name] - found['nothing']:8.2f} ms{limit}"
         print(f"a run with {name}, over one without".ljust(70), cost, flush=True)
 
 

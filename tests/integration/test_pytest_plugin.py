@@ -47,6 +47,7 @@ SHARED = """
     mine = fixtures.container("busybox")
     fresh_ours = fixtures.fresh("ours")
 """
+OPTIONS = ("-p", "no:cacheprovider", "-p", "lxcwrap.pytest_plugin")
 Run = Callable[..., pytest.RunResult]
 
 
@@ -74,17 +75,12 @@ for run in testruns.parents()[0].iterdir():
 
 
 @pytest.fixture
-def command(pytestconfig: pytest.Config) -> list[str]:
-    """How pytest is run."""
-    is_found = pytestconfig.pluginmanager.hasplugin("lxcwrap")
-    return [] if is_found else ["-p", "lxcwrap.pytest_plugin"]
+def run(parent: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs pytest, with no other plugins: some take longer to load than what is tested here."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
-
-@pytest.fixture
-def run(parent: Path, pytester: pytest.Pytester, command: list[str]) -> Run:
     def run(*arguments: str) -> pytest.RunResult:
-        options = ["-W", "error", "-p", "no:cacheprovider", *command]
-        return pytester.runpytest_subprocess(*options, *arguments)
+        return pytester.runpytest_subprocess("-W", "error", *OPTIONS, *arguments)
 
     return run
 
@@ -276,16 +272,14 @@ def test_workers_share_what_is_shared(run: Run, pytester: pytest.Pytester) -> No
                 time.sleep(0.01)
         """
     )
-    run("-n", "2").assert_outcomes(passed=8)
+    run("-p", "xdist", "-n", "2").assert_outcomes(passed=8)
     lines = [set(path.read_text().splitlines()) for path in pytester.path.glob("ids-*")]
     assert [len(each) for each in lines] == [1, 1]
     (ours, mine), (theirs, other) = (each.pop().split() for each in lines)
     assert ours == theirs and mine != other
 
 
-def test_after_kill_9_the_next_run_clears_up(
-    run: Run, pytester: pytest.Pytester, parent: Path, command: list[str]
-) -> None:
+def test_after_kill_9_the_next_run_clears_up(run: Run, pytester: pytest.Pytester, parent: Path) -> None:
     """What a killed run has left goes at the start of the next; one that lives is left alone."""
     pytester.makeconftest(
         """
@@ -304,7 +298,7 @@ def test_after_kill_9_the_next_run_clears_up(
                 time.sleep(0.01)
         """,
     )
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *command, str(path)]
+    argv = [sys.executable, "-m", "pytest", "-q", *OPTIONS, str(path)]
     started = []
     for name in ("doomed", "living"):
         environ = {**os.environ, "NAME": name}
