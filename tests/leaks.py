@@ -143,16 +143,22 @@ def _network_namespaces() -> Iterator[str]:
 def _rules(base: Path) -> Iterator[str]:
     """Tables of the firewall, and what is in their sets and maps."""
     names = {Firewall(root).tables.name: root for root in base.iterdir()}
-    tables = [item["table"] for item in _nftables().query("list tables") if "table" in item]
-    for table in tables:
-        if root := names.get(table["name"]):
-            where = f"{table['family']} {table['name']}"
+    for family, name in tables():
+        if root := names.get(name):
+            where = f"{family} {name}"
             yield f"firewall table {where} of {root}"
             for item in _nftables().query(f"list table {where}"):
                 found = item.get("set") or item.get("map") or {}
                 yield from (
                     f"firewall element {where} {found['name']} {each}" for each in found.get("elem", ())
                 )
+
+
+def tables() -> set[tuple[str, str]]:
+    """Families and names. By their chains: in a list of tables the JSON of nft 1.0.6 ends at one that has an
+    owner."""
+    chains = [item["chain"] for item in _nftables().query("list chains") if "chain" in item]
+    return {(chain["family"], chain["table"]) for chain in chains}
 
 
 @cache

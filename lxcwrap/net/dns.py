@@ -128,7 +128,7 @@ class NameServers:
                 shutil.rmtree(f"{self._names}/{each}", ignore_errors=True)
 
     def remove_others(self, known: Callable[[], Iterable[str]]) -> None:
-        """Of all networks but the `known` ones: somebody brought a container there while both were removed."""
+        """Of all networks but the `known` ones: one may have been removed while somebody needed it."""
         shared = dict(self._shared())
         there = (
             set(_listed(self._names)) - shared.keys()

@@ -15,6 +15,7 @@ import pytest
 from lxcwrap import Container, Host, Network, Port
 from lxcwrap.drivers.nftables import Nftables
 from lxcwrap.net.firewall import Firewall
+from tests import leaks
 from tests.integration.networked import Make, launch, maker, reaches
 from tests.integration.outside import HOST, HOST6, ITS, ITS6, outside
 from tests.polling import eventually
@@ -34,9 +35,7 @@ def front(make: Make) -> Network:
 def tables(root: Path) -> set[str]:
     """Those of this root directory that the kernel has, by family."""
     name = Firewall(root).tables.name
-    with Nftables() as nft:
-        listed = nft.query("list tables")
-    return {item["table"]["family"] for item in listed if item.get("table", {}).get("name") == name}
+    return {family for family, table in leaks.tables() if table == name}
 
 
 def listed(root: Path) -> str:

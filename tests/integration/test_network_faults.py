@@ -21,10 +21,12 @@ from tests.faults import assert_clean
 from tests.integration.networked import interfaces
 from tests.integration.rated import detours, in_force
 from tests.polling import eventually
+from tests.walk import kernel
 
 # Every how many lines one is struck. 1 tries them all, in half an hour.
 STRIDE = int(os.environ.get("LXCWRAP_TEST_FAULT_STRIDE", "89"))
-NAME, FRONT, BACK = "victim", f"front-{os.getpid()}", f"back-{os.getpid()}"
+NAME, OTHER_NAME = "victim", "another"
+FRONT, BACK = f"front-{os.getpid()}", f"back-{os.getpid()}"
 Act = Callable[[Host], object]
 
 
@@ -62,8 +64,10 @@ def _finish(host: Host) -> None:
     for container in host.containers:
         if container.state.is_alive:
             _check_inside(container)
-    if victim := host.containers.get(NAME):
-        victim.remove(force=True)
+    faults.until(lambda: kernel.wrong(host), 5.0)
+    for name in (NAME, OTHER_NAME):
+        if victim := host.containers.get(name):
+            victim.remove(force=True)
     if back := host.networks.get(BACK):
         back.remove()
     host.networks[FRONT].limit("100Mbit")
@@ -140,6 +144,7 @@ CALLER: dict[str, tuple[Act, Act]] = {
     "remove": (_connected, lambda host: host.containers[NAME].remove(force=True)),
     "connect": (_launched, lambda host: host.networks[FRONT].connect(NAME)),
     "connect to one more": (_connected_and_made, lambda host: host.networks[BACK].connect(NAME)),
+    "rename": (_connected, lambda host: host.containers[NAME].rename(OTHER_NAME)),
     "disconnect": (_connected, lambda host: host.networks[FRONT].disconnect(NAME)),
     "limit": (_connected, lambda host: host.networks[FRONT].limit(Rate(ingress="1Mbit"))),
     "update": (_connected, lambda host: host.containers[NAME].update(Limits(network_rate=Rate()))),

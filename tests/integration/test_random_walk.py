@@ -35,7 +35,7 @@ from tests.walk.steps import Make, Step
 
 FIRST_PORT = 20_000  # of the host's, that are published
 WALK_S, TOGETHER_S = 15.0, float(os.environ.get("LXCWRAP_TEST_TOGETHER", "10"))
-PATIENCE_S = 12.0  # until all is as it must be: a restart may wait for two seconds
+PATIENCE_S = 30.0  # until all is as it must be: a restart may wait for two seconds
 SEED, STEPS = map(int, os.environ.get("LXCWRAP_TEST_WALK", "0,0").split(","))
 
 WEIGHTS: dict[Make, int] = {

@@ -13,13 +13,14 @@ from lxcwrap import Container, Host
 from lxcwrap.drivers.netlink_dumps import read_addresses, read_links
 from lxcwrap.drivers.nftables import Nftables
 from lxcwrap.drivers.rtnetlink import Rtnetlink
-from lxcwrap.net.dns import NameServers, has_names
+from lxcwrap.net.dns import NameServers
 from lxcwrap.net.firewall import Exposed, Firewall, network_rules, port_rows
-from lxcwrap.net.names import is_host_name
+from lxcwrap.net.names import bridge_name, has_names, is_host_name
 from lxcwrap.net.ruleset import Part
 from lxcwrap.supervisor import wiring
 from tests import faults
 from tests.integration.test_names import query
+from tests.leaks import read, tables
 
 _NFT = Nftables()
 
@@ -62,8 +63,10 @@ def _differ(what: str, there: Iterable[Any], wanted: Iterable[Any]) -> Iterator[
 def _links(host: Host) -> Iterator[str]:
     with Rtnetlink() as net:
         links = read_links(net)
-    aliases = {each.name: Path(f"/sys/class/net/{each.name}/ifalias") for each in links}
-    bridges = {name for name, path in aliases.items() if path.exists() and _is_of(path, host.root)}
+    names = [each.name for each in links if each.name.startswith(bridge_name(""))]
+    bridges = {
+        name for name in names if read(Path("/sys/class/net", name, "ifalias")).strip() == str(host.root)
+    }
     yield from _differ("bridge", bridges, _bridges(host))
     indices = {each.ifindex for each in links if each.name in bridges}
     wires = [wire for each in _alive(host) for wire in host._machinery.network_store.wires(each.id)]
@@ -78,13 +81,6 @@ def _bridges(host: Host) -> set[str]:
     wires = [wire for each in _alive(host) for wire in host._machinery.network_store.wires(each.id)]
     needed = {wire["network"]["bridge"] for wire in wires}
     return {name for name in names if name in needed or Path("/sys/class/net", name).exists()}
-
-
-def _is_of(alias: Path, root: Path) -> bool:
-    try:
-        return alias.read_text().strip() == str(root)
-    except OSError:
-        return False
 
 
 def _inside(host: Host, container: Container) -> Iterator[str]:
@@ -129,11 +125,11 @@ def _rules(host: Host) -> Iterator[str]:
     rules, bridges = [network_rules(network) for network in networks], _bridges(host)
     parts: list[Part] = [each for each in rules if each.bridge in bridges]
     for each in _alive(host):
-        parts += Exposed.of(store.wires(each.id), port_rows(database, each.id)).parts
+        exposed = Exposed.of(store.wires(each.id), port_rows(database, each.id))
+        parts += [*exposed.parts, *exposed.servers]
     wanted = {(where, element.replace('"', "")) for part in parts for where, element in part.elements()}
     name = Firewall(host.root).tables.name
-    listed = [item["table"] for item in _NFT.query("list tables") if "table" in item]
-    families = [table["family"] for table in listed if table["name"] == name]
+    families = [family for family, table in tables() if table == name]
     if (families and not networks) or (bridges and not families):
         yield f"firewall tables {families} of {len(networks)} networks"
     there = set()
@@ -143,12 +139,11 @@ def _rules(host: Host) -> Iterator[str]:
             there |= {(elements["name"], _flat(each)) for each in elements.get("elem", ())}
     may_be = {(where, element.replace('"', "")) for part in rules for where, element in part.elements()}
     yield from _differ("firewall element", there - (may_be - wanted), wanted)
-    exposed = {path.parent.name for path in host.root.glob("containers/*/exposed")}
-    known = {each.id for each in _alive(host) if store.wires(each.id)}
-    yield from (
-        f"mark of a container that does not run: {each}" for each in exposed - {e.id for e in _alive(host)}
-    )
-    yield from (f"no mark of a container on networks: {each}" for each in known - exposed)
+    marked = {path.parent.name for path in host.root.glob("containers/*/exposed")}
+    alive = {each.id for each in _alive(host)}
+    yield from (f"mark of a container that does not run: {each}" for each in marked - alive)
+    unmarked = {each for each in alive - marked if store.wires(each)}
+    yield from (f"no mark of a container on networks: {each}" for each in unmarked)
 
 
 def _flat(value: Any) -> str:
