@@ -36,6 +36,7 @@ from .storage.blobs import BlobStore
 from .storage.images import ImageStore
 from .storage.inflate import Source
 from .storage.layers import LayerStore
+from .storage.snapshots import SnapshotStore
 from .supervisor.fake import FakeSupervisor
 from .testruns import Run, sweep
 
@@ -57,6 +58,7 @@ class FakeMachinery(Machinery):
         self.kernel_networks = FakeNetworks(self.root)
         self.layers = _NoLayers(self.root.layers)
         self.image_store = ImageStore(self.root, self.state, BlobStore(self.root.images), self.layers)
+        self.snapshot_store = SnapshotStore(self.state, self.image_store)
 
     def make_passable(self) -> None:
         pass
