@@ -156,6 +156,8 @@ def differences(before: World, after: World, found: World, *, was_cut_off: bool)
                     allowed = [each.loosened() if each else each for each in allowed]
                     alive = [each for each in allowed if each and each.is_alive]
                     allowed += [evolve(each, state=STOPPED) for each in alive]
+                    if name in old:  # a start forgets the last run before it begins another
+                        allowed += [evolve(each, state=CREATED) for each in alive]
             if now.get(name) not in allowed:
                 wrong.append(f"{kind} {name}:\n    is     {now.get(name)}\n    not in {allowed}")
     return wrong
