@@ -52,6 +52,7 @@ class Session:
         self._of_test: list[tuple[str, Container]] = []
         self._texts: list[tuple[str, str]] = []
         given = config.getoption("lxc_root")
+        self._is_own = not given
         self._is_lasting = bool(given) or self.reuses
         sweep([project], but=token)
         self.run = Run(token, root=Path(given) if given else None, begin=self._begin)
@@ -61,7 +62,7 @@ class Session:
     def _begin(self, host: Host) -> None:
         """Clear what a run that was killed has left beside what this one uses again."""
         if self.reuses:
-            own = {RUN_LABEL: self.token}
+            own = {} if self._is_own else {RUN_LABEL: self.token}
             remove(host, lambda labels: own.items() <= labels.items() and MADE_OF_LABEL not in labels)
 
     @property
