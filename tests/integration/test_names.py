@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import struct
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -194,17 +193,6 @@ def test_it_is_there_for_its_network_alone(host: Host, front: Network, make: Mak
         assert "NXDOMAIN" not in asked
     front.remove()
     eventually(lambda: not os.path.exists(f"/proc/{pid}"))
-
-
-def test_answers_are_quick(host: Host, front: Network) -> None:
-    """At most 1 ms at the median."""
-    with launch(host, network=front, hostname="quick"):
-        times = []
-        for _ in range(50):
-            began = time.perf_counter()
-            query(front.gateway, "quick")
-            times.append(time.perf_counter() - began)
-        assert sorted(times)[25] < 0.001
 
 
 def test_without_dnsmasq(host: Host, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
