@@ -6,8 +6,7 @@ import os
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -340,17 +339,6 @@ def test_publish_and_unpublish_while_it_runs(host: Host, front: Network) -> None
         web.unpublish(*web.ports)
         with pytest.raises(InvalidSpecError):
             web.unpublish(Port(80))
-
-
-def fastest(acts: list[Callable[[], object]]) -> float:
-    """Seconds of the slowest of these, at its best of several times."""
-    times: list[list[float]] = [[] for _ in acts]
-    for _ in range(8):
-        for act, found in zip(acts, times, strict=True):
-            began = time.perf_counter()
-            act()
-            found.append(time.perf_counter() - began)
-    return max(min(found) for found in times)
 
 
 def test_publish_while_it_does_not_run(host: Host, front: Network) -> None:
