@@ -31,6 +31,7 @@ OnOutput = Callable[[Literal["stdout", "stderr"], bytes], object]
 _STREAM_NAMES = ("stdin", "stdout", "stderr")
 _PIPE_SIZE = 1 << 20
 _CHUNK = 1 << 18
+_FORGO_S = 5.0  # how long an interrupt waits for a start to be over
 
 
 class Streams:
@@ -128,14 +129,26 @@ class Popen:
         self._start_error = start_error  # what an end without a start means
         self.pid = 0
         try:
-            self._await_start()
+            self._await_start(None)
         except BaseException:
-            self._close_conversation()
+            self._forgo()
             raise
 
-    def _await_start(self) -> None:
-        while self.pid == 0 and self._conversation is not None:
+    def _await_start(self, timeout_s: float | None) -> None:
+        # An interrupt comes while this waits, not within an answer: so it can be waited for once more.
+        while self.pid == 0 and self._conversation is not None and self._conversation.ready(timeout_s):
             self._take_answer()
+
+    def _forgo(self) -> None:
+        """Interrupted before it was known to run: nobody could end it later. Whom nobody hears, its executor
+        ends."""
+        try:
+            with suppress(LxcwrapError):
+                self._await_start(_FORGO_S)
+            if self._pidfd >= 0:
+                self._kill_group()
+        finally:
+            self.close()
 
     def _take_answer(self) -> bool:
         """Take in what the other side says; whether the command has ended."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _CLONE_NEWNET = 0x40000000
+_SIGKILL = 9
 
 
 def stand_by(channel: socket.socket) -> None:
@@ -94,7 +95,12 @@ def read_file(path: str) -> bytes:
 def follow(pid: int, client: socket.socket, exec_error: str | None) -> None:
     """Tell the caller that the attached process `pid`, our child, has started, and how it ends."""
     pidfd = os.pidfd_open(pid)
-    tell(client, {"event": "started", "pid": pid, "exec_error": exec_error}, [pidfd])
+    if not tell(client, {"event": "started", "pid": pid, "exec_error": exec_error}, [pidfd]):
+        # Interrupted or killed, its caller never knew that it runs, and cannot end it.
+        try:
+            os.killpg(pid, _SIGKILL)
+        except ProcessLookupError:
+            os.kill(pid, _SIGKILL)  # it leads no group yet
     os.close(pidfd)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     tell(client, {"event": "exited", "exit_code": 128 - code if code < 0 else code, "exec_error": exec_error})
@@ -114,11 +120,13 @@ def standard_streams(names: Sequence[str], fds: Sequence[int]) -> tuple[int, int
     return given.get("stdin", null), given.get("stdout", null), given.get("stderr", null)
 
 
-def tell(client: socket.socket, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
+def tell(client: socket.socket, message: Mapping[str, object], fds: Sequence[int] = ()) -> bool:
+    """Whether the caller is still there."""
     try:
         send_frame(client, flat_json(message).encode(), fds)
     except OSError:
-        pass  # the caller is gone; the command goes on, as its own
+        return False
+    return True
 
 
 def _listen(status: socket.socket, client: socket.socket) -> str | None:

@@ -316,3 +316,20 @@ def test_exec_while_the_main_process_ends(host: Host) -> None:
                     assert error.state == State.STOPPED
                     break
     assert outcomes <= {0, 137}
+
+
+def test_an_exec_that_is_interrupted_while_it_starts_runs_no_more(box: Container) -> None:
+    """Though the one who starts it answers only later."""
+    before, server = pids(box), box._machinery.supervisor.pid()
+    assert server
+    os.kill(server, signal.SIGSTOP)
+    going_on = threading.Timer(0.6, os.kill, (server, signal.SIGCONT))
+    going_on.start()
+    main = threading.main_thread().ident
+    interrupting = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        box.exec(sh="sleep 1000; true")
+    going_on.join()
+    interrupting.join()
+    eventually(lambda: pids(box) <= before)
