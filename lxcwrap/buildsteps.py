@@ -131,6 +131,7 @@ class BuildSteps:
         return self._with(_pairs(given.Env, check_env({**(variables or {}), **more})))
 
     def label(self, labels: Mapping[str, str] | None = None, /, **more: str) -> Self:
+        """Labels of the image, added to the base's: ``label({"com.example/tier": "web"}, version="2")``."""
         return self._with(_pairs(given.Label, check_env({**(labels or {}), **more})))
 
     def user(self, user: str | int) -> Self:
@@ -143,6 +144,7 @@ class BuildSteps:
         return self._with(_checked(given.Expose(ports=words, **_common(f"EXPOSE {' '.join(words)}"))))
 
     def volume(self, *paths: str) -> Self:
+        """Directories that get a nameless volume in each container, where nothing is mounted."""
         return self._with(given.Volume(paths=paths, **_common(f"VOLUME {' '.join(paths)}")))
 
     def entrypoint(self, command: str | Sequence[str]) -> Self:
@@ -160,10 +162,12 @@ class BuildSteps:
         return self._with(given.Shell(argv=words, **_common(f"SHELL {list(words)}")))
 
     def stop_signal(self, signal: str | int) -> Self:
+        """What `Container.stop` sends: ``"INT"`` or a number."""
         made = given.StopSignal(signal=str(signal), **_common(f"STOPSIGNAL {signal}"))
         return self._with(_checked(made))
 
     def healthcheck(self, check: Healthcheck) -> Self:
+        """How containers are found healthy, unless they are made with another check."""
         return self._with(given.Healthcheck(check=check, **_common(f"HEALTHCHECK {check.test}")))
 
     # --- building -------------------------------------------------------------------------------------------

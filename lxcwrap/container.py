@@ -75,10 +75,12 @@ class Container(Shown):
 
     @property
     def labels(self) -> Mapping[str, str]:
+        """Those of its image, and those it was made with."""
         return self.spec.labels
 
     @property
     def created_at(self) -> datetime:
+        """When it was made, in UTC."""
         return datetime.fromtimestamp(lifecycle.row(self._machinery, self._id)["created_at"], UTC)
 
     # --- how it is ---

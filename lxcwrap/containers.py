@@ -74,6 +74,7 @@ class Containers(Shown):
         return self._machinery.state.connection.execute(query, (key,)).fetchone() is not None
 
     def get(self, key: str, default: T | None = None) -> Container | T | None:
+        """The container of this name, id or unique beginning of an id, or `default`."""
         try:
             return self[key]
         except ContainerNotFoundError:

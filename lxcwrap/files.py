@@ -67,52 +67,66 @@ class TreePath:
         return (repr(self._with("/")), self._path) < (repr(other._with("/")), other._path)
 
     def joinpath(self, *names: InnerPath) -> Self:
+        """This path with names behind it, as ``/`` does for one; an absolute one begins anew."""
         return self._with(self._path.joinpath(*names))
 
     def with_name(self, name: str) -> Self:
+        """With another last name."""
         return self._with(self._path.with_name(name))
 
     def with_suffix(self, suffix: str) -> Self:
+        """With another suffix, or with none: ``""``."""
         return self._with(self._path.with_suffix(suffix))
 
     @property
     def parent(self) -> Self:
+        """The directory it is in, by its text."""
         return self._with(self._path.parent)
 
     @property
     def parents(self) -> tuple[Self, ...]:
+        """All directories it is in, the nearest first."""
         return tuple(self._with(path) for path in self._path.parents)
 
     @property
     def name(self) -> str:
+        """The last name of it."""
         return self._path.name
 
     @property
     def stem(self) -> str:
+        """The last name without its suffix."""
         return self._path.stem
 
     @property
     def suffix(self) -> str:
+        """Such as ``".gz"``, or ``""``."""
         return self._path.suffix
 
     @property
     def suffixes(self) -> list[str]:
+        """Such as ``[".tar", ".gz"]``."""
         return self._path.suffixes
 
     @property
     def parts(self) -> tuple[str, ...]:
+        """Its names, ``"/"`` first."""
         return self._path.parts
 
     def as_posix(self) -> str:
+        """As text."""
         return str(self)
 
     def match(self, pattern: str) -> bool:
+        """Whether its text matches a pattern, as `pathlib.PurePath.match`."""
         return self._path.match(pattern)
 
     def relative_to(self, other: InnerPath | TreePath) -> PurePosixPath:
+        """The way to it from `other`. Raises ValueError: it is not below that."""
         return self._path.relative_to(self._inner(other))
 
     def is_relative_to(self, other: InnerPath | TreePath) -> bool:
+        """Whether it is below `other`, by its text."""
         return self._path.is_relative_to(self._inner(other))
 
     # --- looking --------------------------------------------------------------------------------------------
@@ -141,15 +155,19 @@ class TreePath:
             raise
 
     def exists(self) -> bool:
+        """Whether it is there; a link: what it leads to."""
         return self._mode() != 0
 
     def is_file(self) -> bool:
+        """Whether it is a regular file, or a link to one."""
         return _stat.S_ISREG(self._mode())
 
     def is_dir(self) -> bool:
+        """Whether it is a directory, or a link to one."""
         return _stat.S_ISDIR(self._mode())
 
     def is_symlink(self) -> bool:
+        """Whether it is a symbolic link."""
         return _stat.S_ISLNK(self._mode(follow=False))
 
     def readlink(self) -> PurePosixPath:
@@ -222,6 +240,7 @@ class TreePath:
             return file.read(limit)
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """All of it, decoded. Raises PathNotFoundError, PathIsDirectoryError, UnicodeDecodeError."""
         with self.open("r", encoding=encoding, errors=errors) as file:
             return file.read()
 
@@ -233,6 +252,7 @@ class TreePath:
     def write_text(
         self, text: str, encoding: str = "utf-8", errors: str = "strict", newline: str | None = None
     ) -> int:
+        """Replace its content; it is made if missing. The number of characters."""
         with self.open("w", encoding=encoding, errors=errors, newline=newline) as file:
             return file.write(text)
 
@@ -250,6 +270,7 @@ class TreePath:
             yield root, fd
 
     def mkdir(self, mode: int = 0o777, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Make a directory. parents: those it is in, too. Raises PathExistsError, PathNotFoundError."""
         try:
             with self._parent() as (root, parent, name), creating(root):
                 os.mkdir(name, mode, dir_fd=parent)
@@ -300,6 +321,7 @@ class TreePath:
     replace = rename  # on POSIX they are one, in pathlib too
 
     def chmod(self, mode: int) -> None:
+        """Change its mode, such as ``0o644``; a link: of what it leads to."""
         with self._changeable() as (_, fd):
             os.chmod(reopened(fd), mode)
 
@@ -310,6 +332,7 @@ class TreePath:
             os.chown(reopened(fd), owner, group)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
+        """Delete a file or link. Raises PathNotFoundError, PathIsDirectoryError."""
         try:
             with self._parent() as (_, parent, name):
                 os.unlink(name, dir_fd=parent)
@@ -318,6 +341,7 @@ class TreePath:
                 raise
 
     def rmdir(self) -> None:
+        """Delete an empty directory. Raises OSError: there is something in it."""
         with self._parent() as (_, parent, name):
             os.rmdir(name, dir_fd=parent)
 

@@ -93,6 +93,7 @@ class Port:
 
     @property
     def container_ports(self) -> range:
+        """All ports of the container that it means."""
         first, last = _span(self.container_port, "container_port")
         return range(first, last + 1)
 

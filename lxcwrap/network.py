@@ -47,6 +47,7 @@ class Network(Shown):
 
     @property
     def driver(self) -> Driver:
+        """``"bridge"``, ``"macvlan"`` or ``"ipvlan"``."""
         return self.spec.driver
 
     @property
@@ -66,6 +67,7 @@ class Network(Shown):
 
     @property
     def gateway6(self) -> str | None:
+        """The same of IPv6; None: it has none."""
         return self.spec.gateway6 or None
 
     @property
@@ -80,6 +82,7 @@ class Network(Shown):
 
     @property
     def labels(self) -> Mapping[str, str]:
+        """Those it was made with."""
         return self.spec.labels
 
     @property
@@ -90,6 +93,7 @@ class Network(Shown):
 
     @property
     def created_at(self) -> datetime:
+        """When it was made, in UTC."""
         return datetime.fromtimestamp(self._machinery.network_store.row(self._id)["created_at"], UTC)
 
     @property

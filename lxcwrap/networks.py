@@ -34,6 +34,7 @@ class Networks(Shown):
         return Network(self._machinery, self._store.find(key.id if isinstance(key, Network) else key))
 
     def get(self, key: str | Network, default: T | None = None) -> Network | T | None:
+        """The network of this name, or `default`."""
         try:
             return self[key]
         except NetworkNotFoundError:

@@ -30,10 +30,12 @@ class Completed(Shown):
 
     @property
     def stdout(self) -> str:
+        """Standard output as text; line ends are as they were written."""
         return self.stdout_bytes.decode(errors="replace")
 
     @property
     def stderr(self) -> str:
+        """The same of standard error."""
         return self.stderr_bytes.decode(errors="replace")
 
 
@@ -143,6 +145,7 @@ class FileStat:
 
     @classmethod
     def of(cls, status: os.stat_result, idmap: IdMap) -> FileStat:
+        """What the kernel says of a file, with the owners that the container sees."""
         return cls(
             mode=status.st_mode,
             uid=idmap.to_inner(status.st_uid),
@@ -189,6 +192,7 @@ class DiskUsage(Shown):
 
     @property
     def total(self) -> int:
+        """All of it, in bytes."""
         return sum(size for _, size in self._rows())
 
     def _rows(self) -> list[tuple[str, int]]:

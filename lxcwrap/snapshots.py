@@ -27,6 +27,7 @@ class Snapshots:
         return Snapshot(self._machinery, self._store.find(key.id if isinstance(key, Snapshot) else key))
 
     def get(self, key: str | Snapshot, default: T | None = None) -> Snapshot | T | None:
+        """The snapshot of this name, or `default`."""
         try:
             return self[key]
         except SnapshotNotFoundError:

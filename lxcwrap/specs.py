@@ -27,10 +27,12 @@ class State(StrEnum):
 
     @property
     def can_start(self) -> bool:
+        """Whether `Container.start` would start it."""
         return self in (State.CREATED, State.STOPPED, State.RESTARTING)
 
     @property
     def is_alive(self) -> bool:
+        """Whether it has processes: it runs, or is paused."""
         return self in (State.RUNNING, State.PAUSED)
 
 

@@ -52,6 +52,7 @@ class Volume(Shown):
 
     @property
     def created_at(self) -> datetime:
+        """When it was made, in UTC."""
         return datetime.fromtimestamp(self._row["created_at"], UTC)
 
     @property

@@ -32,6 +32,7 @@ class Volumes(Shown):
         return Volume(self._machinery, self._store.row(name)["name"])
 
     def get(self, key: str | Volume, default: T | None = None) -> Volume | T | None:
+        """The volume of this name, or `default`."""
         try:
             return self[key]
         except VolumeNotFoundError:
