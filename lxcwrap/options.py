@@ -40,8 +40,9 @@ NetworkOption = str | Named | Sequence[str | Named] | Mapping[str, Endpoint] | M
 class ContainerOptions(TypedDict, total=False):
     """Keywords of `run`, `launch` and `create`. Without one, or by None, the image or a safe default decides.
 
-    env: added to the image's.  user: ``"name"``, ``"uid"`` or ``"user:group"``, looked up in the container.
-    groups: further groups.  cwd: absolute.  hostname: default the first 12 digits of the id.
+    name: unique under its host; by default one is made up.  env: added to the image's.  user: ``"name"``,
+    ``"uid"`` or ``"user:group"``, looked up in the container.  groups: further groups.  cwd: absolute.
+    hostname: default the first 12 digits of the id.
     entrypoint: in place of the image's; an empty list for none.  stop_signal: name or number.
     mounts: `Mount.bind`, `Mount.tmpfs`, `Mount.volume`; they take the place of volumes the image declares
     there or below.

@@ -1,7 +1,7 @@
 """Pages of the documentation, followed to the letter: their code blocks are run, in order.
 
 A block with a caption is a file of that name; `pycon` is typed into Python, with the answers that it shows;
-`python` and `sh` are run. What cannot be is preceded by a line that says why: ``% Not run: needs a registry.``
+`python` and `sh` are run. What cannot be comes after a line that says why: ``% Not run: needs a registry.``
 
 python -m tests.docpages docs/tutorial.md
 """

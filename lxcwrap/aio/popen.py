@@ -57,10 +57,12 @@ class Popen:
 
     @property
     def argv(self) -> tuple[str, ...]:
+        """The command."""
         return self._sync.argv
 
     @property
     def container(self) -> str:
+        """The container's name."""
         return self._sync.container
 
     @property
@@ -75,10 +77,12 @@ class Popen:
 
     @property
     def exec_error(self) -> str | None:
+        """Why the command could not be run, once that is known."""
         return self._sync.exec_error
 
     @property
     def oom_killed(self) -> bool:
+        """Whether the kernel killed it for want of memory."""
         return self._sync.oom_killed
 
     @property

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from lxcwrap import Container, Host
+from tests import notebooks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -178,3 +179,11 @@ def test_the_example_as_a_program(host: Host, images: None, example: str, expect
     assert done.returncode == 0, done.stderr
     assert [text for text in expected if text not in done.stdout] == []
     assert (len(host.containers), len(host.networks), len(host.volumes)) == before
+
+
+@pytest.mark.parametrize("name", ["web_application", "distributed_store_with_faults"])
+def test_the_notebook(host: Host, images: None, shared_root: Path, tmp_path: Path, name: str) -> None:
+    """It runs to its end, shows what the site shows, and removes all but what was there."""
+    before = [set(each) for each in (host.containers, host.networks, host.volumes, host.images)]
+    notebooks.run(name, shared_root, tmp_path)
+    assert [set(each) for each in (host.containers, host.networks, host.volumes, host.images)] == before
