@@ -35,6 +35,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA
 INFO_KIND, INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _IFLA_IFALIAS, _IFLA_AF_SPEC, _INET6, _ADDR_GEN_MODE, _NO_ADDRESS = 20, 26, 10, 8, 1
 _VETH_PEER, _MACVLAN_MODE, _IPVLAN_MODE = 1, 1, 1
+_BRIDGE_SWITCHES, _NO_LINK_LOCAL_LEARNING = 46, 1 << 0
 _PORT_HAIRPIN, _PORT_ISOLATED = 4, 33
 IFA_ADDRESS, IFA_LOCAL, _IFA_BROADCAST, _NO_DETECTION = 1, 2, 4, 0x2
 RTA_DST, RTA_OIF, RTA_GATEWAY, _ONLINK = 1, 4, 5, 0x4
@@ -73,7 +74,10 @@ def _new(kind: str, name: str, up: bool, facts: bytes, data: bytes = b"") -> Req
 
 def bridge(name: str, *, mtu: int = 0, mac: str = "", up: bool = True) -> Request:
     """mac: to be given, as otherwise it changes with the ports."""
-    return _new("bridge", name, up, _facts(mtu=mtu, mac=mac))
+    # From frames to the bridge itself (01:80:c2:00:00:0X) it would learn where a MAC address is before any rule
+    # sees them: whoever sends one would get what is meant for another.
+    value = struct.pack("=II", _NO_LINK_LOCAL_LEARNING, _NO_LINK_LOCAL_LEARNING)  # value, and mask
+    return _new("bridge", name, up, _facts(mtu=mtu, mac=mac), attribute(_BRIDGE_SWITCHES, value))
 
 
 def ifb(name: str) -> Request:

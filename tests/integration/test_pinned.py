@@ -26,8 +26,8 @@ class Wire:
     def __init__(self, made: Lab) -> None:
         network = made.network()
         self.attacker, self.victim = made.container(network, 2), made.container(network, 3)
-        witness = made.container(network, 4)
-        self._sender, self._receiver = _raw(self.attacker), _raw(witness)
+        self.witness = made.container(network, 4)
+        self._sender, self._receiver = _raw(self.attacker), _raw(self.witness)
         self.mac, self.victim_mac = _mac(self.attacker), _mac(self.victim)
 
     def close(self) -> None:
@@ -43,6 +43,22 @@ class Wire:
         while END not in (frame := self._receiver.recv(2000)):
             seen |= MARK in frame
         return seen
+
+    def pretend(self, group: bytes) -> None:
+        """A frame to `group` as if of the victim."""
+        self._sender.send(group + self.victim_mac + struct.pack(">H", IPV4) + ipv4(self.attacker.ip))
+
+    def reaches_victim(self) -> bool:
+        """Whether what the witness sends to the victim's MAC address arrives there."""
+        with _raw(self.victim) as victim:
+            frame = self.victim_mac + _mac(self.witness) + struct.pack(">H", IPV4)
+            self._receiver.send(frame + ipv4(self.witness.ip))
+            try:
+                while MARK not in victim.recv(2000):
+                    pass
+            except TimeoutError:
+                return False
+            return True
 
 
 def _raw(place: Container) -> socket.socket:
@@ -144,6 +160,15 @@ def test_nothing_else_passes(wire: Wire) -> None:
         (MARK * 3, 60),
     ):
         assert not wire.passes(payload, kind)
+
+
+def test_a_bridge_does_not_take_it_for_another(wire: Wire) -> None:
+    """Frames to the bridge itself (IEEE 802.1D, table 7-10) are seen by no rule, and teach it nothing: what is
+    sent to its neighbour comes to that."""
+    for last in range(16):
+        wire.pretend(b"\x01\x80\xc2\0\0" + bytes([last]))
+    assert wire.passes(ipv4(wire.attacker.ip), IPV4)  # all has come
+    assert wire.reaches_victim()
 
 
 def test_without_rules_all_of_this_passes() -> None:
