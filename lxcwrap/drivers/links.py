@@ -74,8 +74,8 @@ def _new(kind: str, name: str, up: bool, facts: bytes, data: bytes = b"") -> Req
 
 def bridge(name: str, *, mtu: int = 0, mac: str = "", up: bool = True) -> Request:
     """mac: to be given, as otherwise it changes with the ports."""
-    # From frames to the bridge itself (01:80:c2:00:00:0X) it would learn where a MAC address is before any rule
-    # sees them: whoever sends one would get what is meant for another.
+    # From frames to the bridge itself (01:80:c2:00:00:0X), which no rule sees, it would learn where a MAC
+    # address is: whoever sends one would get what is meant for another.
     value = struct.pack("=II", _NO_LINK_LOCAL_LEARNING, _NO_LINK_LOCAL_LEARNING)  # value, and mask
     return _new("bridge", name, up, _facts(mtu=mtu, mac=mac), attribute(_BRIDGE_SWITCHES, value))
 

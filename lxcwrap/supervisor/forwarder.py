@@ -127,7 +127,7 @@ def _bind(forward: Forward) -> socket.socket | None:
                 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind((_HOST, forward.host_port))
             if forward.protocol == "tcp":
-                server.listen(128)
+                server.listen(socket.SOMAXCONN)
         except BaseException:
             server.close()
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import socket
 import time
@@ -61,15 +63,26 @@ class Listener:
         except OSError:  # it has gone again, or there are no more descriptors
             time.sleep(0.01)
             return
-        if not self._target[0]:
+        try:
+            other = self._dial()
+        except OSError:  # no way there, or no more descriptors
             return client.close()
         client.setblocking(False)
-        other = socket.socket(_family(self._target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         for each in (client, other):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with suppress(BlockingIOError):
-            other.connect(self._target)
         _Pair(self._loop, client, other)
+
+    def _dial(self) -> socket.socket:
+        if not self._target[0]:
+            raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+        other = socket.socket(_family(self._target), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            with suppress(BlockingIOError):
+                other.connect(self._target)
+        except OSError:
+            other.close()
+            raise
+        return other
 
 
 class _Pair:

@@ -163,8 +163,8 @@ def test_nothing_else_passes(wire: Wire) -> None:
 
 
 def test_a_bridge_does_not_take_it_for_another(wire: Wire) -> None:
-    """Frames to the bridge itself (IEEE 802.1D, table 7-10) are seen by no rule, and teach it nothing: what is
-    sent to its neighbour comes to that."""
+    """Frames to the bridge itself (IEEE 802.1D, table 7-10) are seen by no rule, and teach it nothing: what
+    is sent to its neighbour comes to that."""
     for last in range(16):
         wire.pretend(b"\x01\x80\xc2\0\0" + bytes([last]))
     assert wire.passes(ipv4(wire.attacker.ip), IPV4)  # all has come
