@@ -43,8 +43,9 @@ def tables(host: Host, count: int) -> None:
         started = pool.map(lambda _: host.containers.launch("busybox", ["sleep", "100000"]), range(count))
         for container in started:
             stack.callback(container.remove, force=True)
+        say(f"table of {count} containers", milliseconds(host.containers._repr_html_), 20)
         say(
-            f"table of {count} containers, HTML and text", milliseconds(host.containers._repr_mimebundle_), 20
+            "  with plain text, as IPython asks for it", milliseconds(host.containers._repr_mimebundle_), None
         )
         one = next(iter(host.containers))
         say("one of them", milliseconds(one._repr_mimebundle_), None)
