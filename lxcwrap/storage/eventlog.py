@@ -2,12 +2,14 @@
 
 run/events.log, run/events.log.1 (older)   a line of JSON for each event: time, kind, and facts by kind
 
-Lines that belong together are one write to a file opened for appending. The file is renamed when it is full,
-by who holds its flock alone; who writes shares it, so nothing is added to a renamed file.
+Lines that belong together are one write to a file opened for appending. What a full disk has cut off is a line
+of its own, which is nobody's. The file is renamed when it is full, by who holds its flock alone; who writes
+shares it, so nothing is added to a renamed file.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -20,7 +22,9 @@ def append(root: str | os.PathLike[str], lines: str) -> None:
     path = f"{os.fspath(root)}/run/{NAME}"
     fd = _open(path)
     try:
-        os.write(fd, lines.encode())
+        data = (lines if _is_whole(fd) else f"\n{lines}").encode()
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if os.fstat(fd).st_size > _MOST:
             _turn(path, fd)
     finally:
@@ -29,11 +33,16 @@ def append(root: str | os.PathLike[str], lines: str) -> None:
 
 def _open(path: str) -> int:
     while True:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_SH)
         if is_at(path, fd):
             return fd
         os.close(fd)
+
+
+def _is_whole(fd: int) -> bool:
+    size = os.fstat(fd).st_size
+    return not size or os.pread(fd, 1, size - 1) == b"\n"
 
 
 def _turn(path: str, fd: int) -> None:

@@ -96,3 +96,21 @@ def test_a_log_that_cannot_be_written_delays_events_only(state: State, root: Pat
     (root / "elsewhere").rename(root / "run")
     change(state, "two")
     assert [each["volume"] for each in told(root)] == ["one", "two"]
+
+
+def test_a_disk_that_is_full_delays_events_only(
+    state: State, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has cut off is told once more, in full; what comes next is whole."""
+
+    def full(fd: int, data: bytes) -> int:
+        return write(fd, data[:20])
+
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        change(state, "one")
+    change(state, "two")
+    cut, *lines = (root / "run" / eventlog.NAME).read_text().splitlines()
+    assert len(cut) == 20
+    assert [json.loads(line)["volume"] for line in lines] == ["one", "two"]
