@@ -2,9 +2,9 @@
 
 run/events.log, run/events.log.1 (older)   a line of JSON for each event: time, kind, and facts by kind
 
-Lines that belong together are one write to a file opened for appending. What a full disk has cut off is a line
-of its own, which is nobody's. The file is renamed when it is full, by who holds its flock alone; who writes
-shares it, so nothing is added to a renamed file.
+Lines that belong together are one write to a file opened for appending. What a full disk has cut off stays as
+a line of its own, that says nothing. The file is renamed when it is full, by who holds its flock alone; who
+writes shares it, so nothing is added to a renamed file.
 """
 
 from __future__ import annotations
