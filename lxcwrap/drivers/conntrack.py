@@ -24,7 +24,7 @@ class Connections(Rtnetlink):
     _protocol = 12  # NETLINK_NETFILTER
 
     def forget_address(self, address: str) -> None:
-        """Those with the container at `address`: before another gets it, and when a port leads elsewhere."""
+        """Those with the container at `address`, when it has ended: another may get it."""
         family, value = packed(address)
         for tuples in self._all(family):
             source = attributes(attributes(tuples[_REPLY])[_IP])

@@ -31,7 +31,7 @@ from .ruleset import NetworkRules, Part, PinnedPort, PublishedPort, SharedServer
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -225,6 +225,7 @@ class Firewall:
             self._ask_servers(exposed.servers, ())
             with suppress(FileNotFoundError):
                 os.unlink(self._mark_of(container_id))
+        _forget_all({port.address for port in exposed.ports})
 
     def endpoint_added(self, wire: Wire) -> None:
         """To one that runs; to be called before its link is made: so it never can send what it must not."""
@@ -329,6 +330,14 @@ def _lead_anew(ports: Iterable[PublishedPort]) -> None:
         with Connections() as connections:
             for number in numbers:
                 connections.forget_udp(number)
+
+
+def _forget_all(addresses: Collection[str]) -> None:
+    """What somebody has been sending to these is not for the next container that has one of them."""
+    if addresses:
+        with Connections() as connections:
+            for address in addresses:
+                connections.forget_address(address)
 
 
 def remedies() -> list[str]:
