@@ -145,8 +145,7 @@ class Popen:
         try:
             with suppress(LxcwrapError):
                 self._await_start(_FORGO_S)
-            if self._pidfd >= 0:
-                self._kill_group()
+            self._kill_group()
         finally:
             self.close()
 
@@ -229,6 +228,8 @@ class Popen:
     def _kill_group(self) -> None:
         """With what it has started, as Ctrl-C in a terminal would end it: of a script also what that waits
         for."""
+        if self._pidfd < 0:
+            return
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, 0)  # it is not reaped yet, so its number is its own
             os.killpg(self.pid, signal.SIGKILL)

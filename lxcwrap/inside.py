@@ -22,7 +22,7 @@ from .inroot import Root
 from .machinery import Machinery
 from .options import check_user
 from .results import Completed
-from .specs import ContainerSpec, State, check_argv, check_env
+from .specs import ContainerSpec, State, check_argv, check_env, check_text
 from .supervisor.entry import exec_order
 from .supervisor.plan import environment
 from .waiting import Steps, steps
@@ -51,7 +51,7 @@ def popen(
         words,
         environment(spec.env, {"TERM": "xterm"} if tty else {}, extra),
         user=None if user is None else check_user(user, spec.security),
-        cwd=cwd,
+        cwd=None if cwd is None else check_text(cwd, "cwd"),
         tty=tty,
     )
     streams = Streams(stdin, stdout, stderr)
@@ -111,7 +111,7 @@ def execute(
 ) -> Steps[Completed]:
     if (argv is None) == (sh is None):
         raise TypeError("give a command or sh=, and not both")
-    words = ("/bin/sh", "-c", sh) if sh is not None else check_argv(argv) or ()
+    words = check_argv(argv if sh is None else ("/bin/sh", "-c", sh)) or ()
     began = time.monotonic()
     input = None if input is None else input_bytes(input)
     stdin = None if input is None else PIPE

@@ -29,6 +29,7 @@ from .specs import (
     check_argv,
     check_env,
     check_name,
+    check_text,
     parse_signal,
 )
 from .supervisor.plan import ALL_CAPABILITIES, environment
@@ -246,9 +247,9 @@ def _command(
     if sh is not None:
         if argv is not None:
             raise TypeError("give a command or sh=, not both")
-        if not isinstance(sh, str) or "\0" in sh:
-            raise InvalidSpecError("sh= takes one line or script for the shell, without NUL bytes")
-        return ("/bin/sh", "-c", sh)
+        if not isinstance(sh, str):
+            raise InvalidSpecError(f"sh= takes one line or script for the shell, not {sh!r}")
+        return ("/bin/sh", "-c", check_text(sh, "sh"))
     words = check_argv(argv)
     if entrypoint is None:
         head, tail = tuple(config.entrypoint or ()), words or tuple(config.cmd or ())
@@ -288,8 +289,8 @@ def capability_names(key: str, options: ContainerOptions) -> tuple[str, ...]:
 
 def check_user(value: str | int, security: Security) -> str:
     """``user`` or ``user:group``, names or numbers. InvalidSpecError for what it cannot have."""
-    text = str(value)
-    if "\0" in text or "\n" in text or text.count(":") > 1:
+    text = check_text(str(value), "user")
+    if "\n" in text or text.count(":") > 1:
         raise InvalidSpecError(f"user {value!r}: write 'user' or 'user:group', names or numbers")
     for part in text.split(":"):
         if part.isdecimal() and int(part) >= RANGE_SIZE and not security.privileged:
@@ -352,7 +353,7 @@ def _texts(key: str, options: ContainerOptions) -> dict[str, str]:
     values: Any = options.get(key, {})
     if not isinstance(values, Mapping):
         raise TypeError(f"{key}= takes a dict, not {values!r}")
-    return {str(name): str(value) for name, value in values.items()}
+    return {check_text(str(name), key): check_text(str(value), key) for name, value in values.items()}
 
 
 def _name(kind: Any) -> str:

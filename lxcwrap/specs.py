@@ -84,8 +84,21 @@ def parse_signal(value: str | int) -> int:
     return number
 
 
+def check_text(text: str, what: str) -> str:
+    """`text`, or InvalidSpecError: NUL bytes end the kernel's strings, and liblxc takes UTF-8 alone (names of
+    files that are none are str with surrogates, see `os.fsdecode`)."""
+    if "\0" in text:
+        raise InvalidSpecError(f"{what}: {text!r} holds a NUL byte")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidSpecError(f"{what}: {text!r} cannot be written as UTF-8") from None
+    return text
+
+
 def check_argv(argv: Sequence[str] | None, what: str = "command") -> tuple[str, ...] | None:
-    """As a tuple. TypeError for a plain str, InvalidSpecError for no word, an empty first one, NUL bytes."""
+    """As a tuple. TypeError for a plain str, InvalidSpecError for no word, an empty first one, and what
+    `check_text` refuses."""
     if argv is None:
         return None
     if isinstance(argv, str | bytes):
@@ -96,8 +109,7 @@ def check_argv(argv: Sequence[str] | None, what: str = "command") -> tuple[str, 
     for word in words:
         if not isinstance(word, str):
             raise TypeError(f"{what}: each word must be a str, not {type(word).__name__}")
-        if "\0" in word:
-            raise InvalidSpecError(f"{what}: {word!r} holds a NUL byte")
+        check_text(word, what)
     if not words or not words[0]:
         raise InvalidSpecError(f"{what} is empty")
     return words
@@ -111,17 +123,16 @@ def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
     for key, value in (env or {}).items():
         if not isinstance(key, str) or not isinstance(value, str | int | float):
             raise TypeError(f"env: {key!r}={value!r}: names and values must be strings")
-        if not key or "=" in key or "\0" in key or "\n" in key or "\0" in str(value):
-            raise InvalidSpecError(
-                f"env: {key!r}={value!r}: '=', newlines in names and NUL bytes cannot be in an environment"
-            )
-        result[key] = str(value)
+        if not key or "=" in key or "\n" in key:
+            raise InvalidSpecError(f"env: {key!r}: a name is not empty, and without '=' and newlines")
+        result[check_text(key, "env")] = check_text(str(value), f"env: {key}")
     return result
 
 
 def _absolute(path: StrPath) -> str:
     text = os.fspath(path)
-    if not text.startswith("/") or "\0" in text or ".." in PurePosixPath(text).parts:
+    check_text(text, "path")
+    if not text.startswith("/") or ".." in PurePosixPath(text).parts:
         raise InvalidSpecError(f"path {text!r}: must be absolute and without '..'")
     return str(PurePosixPath("/" + text.lstrip("/")))  # POSIX lets "//" be another root
 

@@ -139,9 +139,12 @@ class Popen:
 
     def close(self) -> None:
         """Close the streams and stop listening. The command itself is left alone."""
+        self._close_transports()
+        self._sync.close()
+
+    def _close_transports(self) -> None:
         for transport in self._transports:
             transport.close()
-        self._sync.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -149,10 +152,9 @@ class Popen:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for transport in self._transports:
-            transport.close()
+        self._close_transports()
         if error is not None:
-            self.kill()  # a cancelled or failed block must not wait for ever
+            self._sync._kill_group()  # a cancelled or failed block must not wait for ever
         try:
             await self.wait()
         finally:
@@ -170,13 +172,19 @@ def popening(
     @wraps(function)
     async def awaited(self: Any, *args: P.args, **kwargs: P.kwargs) -> Popen:
         start = partial(function, self._sync, *args, **kwargs)
-        return await Popen(await in_thread(threads.brief(), start, _end))._open()
+        made = Popen(await in_thread(threads.brief(), start, _end))
+        try:
+            return await made._open()
+        except BaseException:  # cancelled: nobody has a handle on it
+            made._sync._kill_group()
+            made.close()
+            raise
 
     return cast(Method[P, Coroutine[Any, Any, Popen]], awaited)
 
 
 def _end(process: plain.Popen) -> None:
-    process.kill()
+    process._kill_group()
     process.close()
 
 

@@ -149,7 +149,7 @@ def _exception(function: str, pickled: bytes, what: str, inside: str) -> Excepti
 
     try:
         error: object = _load_plain(memoryview(pickled), function)
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):  # no generator can raise it
             error.add_note(f"Raised inside the container:\n{inside.rstrip()}")
             return error
     except (CallError, TypeError):

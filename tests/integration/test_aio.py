@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -196,6 +197,29 @@ def test_popen_goes_on_when_its_wait_is_cancelled(host: Host) -> None:
                 async with process:
                     raise KeyError
             assert process.poll() == 137
+
+    asyncio.run(main())
+
+
+def test_popen_cancelled_while_its_streams_open_is_ended(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has a handle on it; with what it has started."""
+
+    def runs() -> bool:
+        return any("1234" in process.argv for process in host.containers["aio-cancelled"].top())
+
+    async def main() -> None:
+        containers = aio.Host.of(host).containers
+        async with await containers.launch(*SLEEP, name="aio-cancelled") as container:
+            connect = asyncio.get_running_loop().connect_write_pipe
+
+            async def slow(*arguments: Any) -> object:
+                await connect(*arguments)
+                return await asyncio.Event().wait()
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "connect_write_pipe", slow)
+            argv = ["sh", "-c", "sleep 1234; true"]
+            await cancelled(container.popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE), when=runs)
+            await until(lambda: not runs())
 
     asyncio.run(main())
 

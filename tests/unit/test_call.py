@@ -116,6 +116,7 @@ def test_builtin_exception_is_raised_as_itself() -> None:
         (called.fail_with_custom_argument, (), "ValueError"),
         (called.fail, (SystemExit(3),), "SystemExit: 3"),
         (called.fail, (KeyboardInterrupt(),), "KeyboardInterrupt"),
+        (called.fail, (StopIteration(1),), "StopIteration: 1"),  # would be taken for the end of something
     ],
 )
 def test_other_exceptions_become_call_errors(

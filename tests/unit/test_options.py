@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -212,6 +213,11 @@ def test_wrong_types(wrong: dict[str, Any]) -> None:
         {"cwd": "relative"},
         {"env": {"A=B": "c"}},
         {"env": {"": "c"}},
+        {"env": {"A": "\udcff"}},
+        {"env": {"\udcff": "c"}},
+        {"labels": {"a": "\udcff"}},
+        {"cwd": "/\udcff"},
+        {"user": "\udcff"},
         {"hostname": "under_score"},
         {"sysctls": {"kernel.hostname": "x"}},
         {"sysctls": {"kernel.core_pattern": "|/x"}},
@@ -230,6 +236,14 @@ def test_wrong_values(wrong: dict[str, Any]) -> None:
     """What no container can have."""
     with pytest.raises(InvalidSpecError):
         make(**wrong)
+
+
+@pytest.mark.parametrize("text", ["a\0b", os.fsdecode(b"\xff")])
+def test_what_cannot_be_said_is_refused(text: str) -> None:
+    """liblxc takes no NUL bytes, and nothing but UTF-8: said before a container is made."""
+    for argv, sh in ((("true", text), None), (None, text)):
+        with pytest.raises(InvalidSpecError):
+            make(BARE, argv, sh)
 
 
 @pytest.mark.parametrize(
