@@ -285,10 +285,11 @@ def events(
     timeout_s: float | None,
 ) -> Flow[Event]:
     """See `Host.events`. What happens from this call on is not missed, whenever the first is asked for."""
+    begin = None if since is None else since.astimezone()  # one without a zone is local, as in logs
     path = str(machinery.root.run / NAME)
     watch = Watch(str(machinery.root.run))
     try:
-        lines = _Lines(path, from_start=since is not None)
+        lines = _Lines(path, from_start=begin is not None)
         names = _Names(machinery)
     except BaseException:
         watch.close()
@@ -297,7 +298,7 @@ def events(
     def is_wanted(event: Event) -> bool:
         return (
             isinstance(event, kinds)
-            and (since is None or event.time >= since)
+            and (begin is None or event.time >= begin)
             and (
                 container_id is None
                 or (isinstance(event, ContainerEvent) and event.container_id == container_id)
