@@ -69,9 +69,11 @@ def mount(path: str) -> int:
 
 def grow(path: str, size: int) -> None:
     """Make the file system in `path` of `size` bytes, in use or not. It may have been done in part already.
-    OSError: it cannot be; then nothing has changed."""
-    before = os.stat(path).st_size
+    OSError: it cannot be; then nothing has changed. EOPNOTSUPP: it cannot shrink."""
     with _device(path) as device:
+        before = os.stat(path).st_size  # within, as another may just have made it larger
+        if size < before:
+            raise OSError(errno.EOPNOTSUPP, "its file system cannot shrink")
         fd = _mount(path, device)
         try:
             os.truncate(path, size)

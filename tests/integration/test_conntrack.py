@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from lxcwrap import Container, Endpoint, Host, Port
+from lxcwrap import Endpoint, Host, Port
 from lxcwrap.drivers import netns
 from lxcwrap.drivers.conntrack import Connections
 from lxcwrap.net.ruleset import PublishedPort
@@ -97,9 +97,9 @@ def test_a_stream_from_before_finds_a_port_published_since(streams: Streams) -> 
     assert streams.arrives_at(streams.first)
 
 
-def _receiver(container: Container) -> socket.socket:
-    """In its network, of what is sent by UDP to port 80."""
-    fd = os.open(f"/proc/{container.init_pid}/ns/net", os.O_RDONLY)
+def _receiver(pid: int | None) -> socket.socket:
+    """In the network of a process, of what is sent by UDP to port 80."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     try:
         with netns.within(fd):
             opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -116,13 +116,13 @@ def test_what_was_meant_for_one_that_is_gone_is_not_for_the_next(host: Host) -> 
         first = launch(host, network=network, publish=[Port(80, protocol="udp")])
         address = first.ip
         sender.connect(("127.0.0.1", first.ports[0].host_port))
-        with _receiver(first) as receiver:
+        with _receiver(first.init_pid) as receiver:
             receiver.settimeout(5)
             sender.send(b"one")
             assert receiver.recv(9) == b"one"
         first.remove(force=True)
         second = launch(host, network={network.name: Endpoint(ip=address)})
-        with _receiver(second) as receiver:
+        with _receiver(second.init_pid) as receiver:
             receiver.settimeout(TIMEOUT_S)
             for _ in range(3):
                 with suppress(ConnectionRefusedError):  # the answer to what was sent before

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,25 @@ def test_a_volume_with_a_size_has_one_file_system_for_all(host: Host, volume: Vo
         volume.detach(one, "/part")
         volume.detach(one)
     assert (volume.size, volume.used) == (600 * MIB, volume.used) and volume.containers == ()
+
+
+def test_who_grows_it_at_once_with_others_never_cuts_it(fresh_host: Host) -> None:
+    """Each either made it larger, or was refused: the last file system is as large as its file."""
+    volume = fresh_host.volumes.create("busy", size="300MiB")
+    gate = threading.Barrier(4)
+
+    def grow(number: int) -> int:
+        size = (1 << number) * 300 * MIB
+        gate.wait()
+        with suppress(UnsupportedError):
+            volume.resize(size)
+        return size
+
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            most = max(pool.map(grow, range(4)))
+        assert volume.size == most
+        (volume.files / "x").write_bytes(b"x")
 
 
 def test_what_is_deleted_in_it_is_given_back(host: Host, volume: Volume) -> None:
