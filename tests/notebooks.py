@@ -29,12 +29,7 @@ def run(name: str, root: Path, scratch: Path) -> None:
         missing = "needs Jupyter: pip install lxcwrap[notebook]"
         pytest.fail(missing, pytrace=False) if os.environ.get("CI") else pytest.skip(missing)
     stored, executed = DOCS / "notebooks" / f"{name}.ipynb", scratch / f"{name}.ipynb"
-    options = (
-        "--execute",
-        "--to=notebook",
-        "--coalesce-streams",
-        "--ExecutePreprocessor.record_timing=False",
-    )
+    options = ("--execute", "--to=notebook", "--ExecutePreprocessor.record_timing=False")
     command = [sys.executable, "-m", "nbconvert", *options, f"--output-dir={scratch}", str(stored)]
     environment = {
         **os.environ,
