@@ -160,7 +160,8 @@ def _follow(client: socket.socket, reader: int, timeout_s: float) -> tuple[int |
     poll.register(client, select.POLLIN)
     poll.register(reader, select.POLLIN)
     try:
-        while events := poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        # A flood of output must not keep it from being over.
+        while (left_s := deadline - time.monotonic()) > 0 and (events := poll.poll(left_s * 1000)):
             for fd, _event in sorted(events, key=lambda event: event[0] != reader):  # output first
                 if fd == reader:
                     data = os.read(reader, 65536)
