@@ -228,13 +228,15 @@ def _top(given: Namespace) -> int:
 
 
 def _diff(given: Namespace) -> int:
+    from ..progress.board import clean
+
     with host_of(given) as host:
         changes = host.containers[given.container].diff()
     if given.json:
         print_json(changes)
     else:
         for change in changes:
-            print(change.kind[0].upper(), change.path)
+            print(change.kind[0].upper(), clean(change.path))
     return 0
 
 

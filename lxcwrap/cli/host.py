@@ -80,7 +80,8 @@ def _is_sure(given: Namespace) -> bool:
     if not sys.stdin.isatty():
         say(f"prune: would remove {', '.join(what)}; -f does so without asking")
         return False
-    return input(f"Remove {', '.join(what)}? [y/N] ").strip().lower() in ("y", "yes")
+    print(f"Remove {', '.join(what)}? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _completion(given: Namespace) -> int:

@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from .. import __version__
 from .parsing import Commands, Parser, common
@@ -29,6 +30,7 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command of the command line; its exit status."""
+    _have_streams()
     parsers = parser()
     if "_ARGCOMPLETE" in os.environ:
         _complete(parsers)
@@ -48,6 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+def _have_streams() -> None:
+    """Who starts us may have closed ours: what is opened next would take their numbers, and be written to."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that it does not have
 
 
 def _answer(given: Namespace) -> int:

@@ -69,6 +69,8 @@ def _logs(given: Namespace) -> int:
 
 
 def _events(given: Namespace) -> int:
+    from ..progress.board import clean
+
     with host_of(given) as host:
         for event in host.events(since=moment(given.since), follow=not given.no_follow):
             facts = {"kind": type(event).__name__, **plain(event)}
@@ -77,7 +79,7 @@ def _events(given: Namespace) -> int:
                 continue
             time = facts.pop("time")
             words = (f"{name}={value}" for name, value in facts.items() if name != "kind" and value != "")
-            print(time, facts["kind"], *words, flush=True)
+            print(time, facts["kind"], *map(clean, words), flush=True)
     return 0
 
 

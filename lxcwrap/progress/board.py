@@ -27,7 +27,10 @@ _CONTROLS: Final = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2
 
 def clean(text: str) -> str:
     """Text that a terminal shows and does not obey."""
-    return _CONTROLS.sub("", _SEQUENCES.sub("", text)).expandtabs()
+    text = _CONTROLS.sub("", _SEQUENCES.sub("", text)).expandtabs()
+    return (
+        text if text.isascii() else text.encode(errors="replace").decode()
+    )  # names of files may be no UTF-8
 
 
 def cells(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -141,6 +142,29 @@ def test_what_a_container_has(box: Container, tell: Cli, tmp_path: Path) -> None
     tell("commit", "-m", "with x", "box", "kept:1")
     tell("cp", "a", "b", code=1)
     assert tell("rmi", "kept:1") == "kept:1\n"
+
+
+def test_names_of_files_steer_no_terminal(box: Container) -> None:
+    """Nor need they be UTF-8, whatever our output is; as JSON they are complete."""
+    box.exec(sh=r"""cd /tmp; touch "$(printf 'a\033[31m\nb')" "$(printf 'bad\377')" """)
+    for encoding in ("utf-8:strict", "ascii"):
+        environ = {**os.environ, "PYTHONIOENCODING": encoding}
+        words = [*COMMAND, "diff", "box"]
+        done = subprocess.run(words, env=environ, capture_output=True, timeout=TIMEOUT_S, check=True)
+        assert {b"A /tmp/ab", b"A /tmp/bad?"} <= set(done.stdout.splitlines())
+        done = subprocess.run(
+            [*words, "--json"], env=environ, capture_output=True, timeout=TIMEOUT_S, check=True
+        )
+        paths = {each["path"] for each in json.loads(done.stdout)}
+        assert {"/tmp/a\x1b[31m\nb", "/tmp/bad\udcff"} <= paths
+
+
+def test_closed_streams_are_as_dev_null(box: Container) -> None:
+    """Nothing that is opened instead is written to."""
+    for word in ("ps", "exec box echo x", "run busybox echo x", "stats --no-stream", "exec -i box cat"):
+        line = f"exec <&- >&-; exec {sys.executable} -m lxcwrap {word}"
+        done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, timeout=TIMEOUT_S)
+        assert (done.returncode, done.stderr) == (0, ""), word
 
 
 def test_images(host: Host, tell: Cli, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_live_lines_are_few() -> None:
         ("\u202eabc", "abc"),
         ("cut off \x1b[3", "cut off 3"),
         ("漢字 é", "漢字 é"),
+        (os.fsdecode(b"a\xff"), "a?"),
     ],
 )
 def test_a_build_cannot_steer_the_terminal(text: str, shown: str) -> None:
