@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from . import relaunching
 from .container import Container
@@ -17,12 +17,16 @@ from .image import Image
 from .machinery import Machinery
 from .options import ContainerOptions
 from .results import Completed
+from .shown import Shown
 from .specjson import spec_from_json
 from .specs import ContainerSpec
 from .waiting import Steps, steps, waits
 
+if TYPE_CHECKING:
+    from .display.blocks import Page
 
-class Snapshot:
+
+class Snapshot(Shown):
     """
     The file system of a container as it was, from `Container.snapshot`. A ``with`` block removes it at its
     end.
@@ -148,6 +152,11 @@ class Snapshot:
     ) -> None:
         with suppress(SnapshotNotFoundError):
             self.remove()
+
+    def _page(self) -> Page:
+        from .display.stores import snapshot
+
+        return snapshot(self._machinery, self._id)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Snapshot) and self._key == other._key

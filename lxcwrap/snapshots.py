@@ -5,16 +5,20 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import SnapshotNotFoundError, StillUsedError
 from .machinery import Machinery
+from .shown import Shown
 from .snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from .display.blocks import Page
 
 T = TypeVar("T")
 
 
-class Snapshots:
+class Snapshots(Shown):
     """All snapshots of a host, from `Container.snapshot`: a read-only mapping by name or id, that iterates
     over each `Snapshot`, the newest first."""
 
@@ -41,6 +45,14 @@ class Snapshots:
 
     def __len__(self) -> int:
         return len(self._store.ids())
+
+    def __repr__(self) -> str:
+        return f"<Snapshots: {len(self)}>"
+
+    def _page(self) -> Page:
+        from .display.stores import snapshots
+
+        return snapshots(self._machinery)
 
     def list(self) -> builtins.list[Snapshot]:
         """All snapshots, the newest first."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from ..errors import ImageNotFoundError, NetworkNotFoundError, VolumeNotFoundError
+from ..errors import ImageNotFoundError, NetworkNotFoundError, SnapshotNotFoundError, VolumeNotFoundError
 from ..machinery import Machinery
 from ..specs import State
 from ..storage.images import ImageStore
@@ -28,6 +28,11 @@ _ENDPOINTS: Final = """
 _VOLUMES: Final = """
     SELECT volumes.*, (SELECT count(*) FROM volume_uses WHERE volume = volumes.name) AS users
     FROM volumes ORDER BY created_at DESC, name
+"""
+
+_SNAPSHOTS: Final = """
+    SELECT snapshots.*, (SELECT count(*) FROM containers WHERE image_id = snapshots.image_id) AS users
+    FROM snapshots ORDER BY created_at DESC, id
 """
 
 
@@ -195,6 +200,41 @@ def volume(machinery: Machinery, name: str) -> list[Block]:
         ("created", Cell(words.ago(datetime.fromtimestamp(row["created_at"], UTC)))),
     )
     return [Facts(title=Cell(name), note="volume", facts=facts)]
+
+
+# --- snapshots ---
+
+
+def snapshots(machinery: Machinery) -> list[Block]:
+    rows = []
+    for row in machinery.state.connection.execute(_SNAPSHOTS):
+        spec = json.loads(row["spec"])
+        rows.append(
+            (
+                Cell(row["name"] or row["id"][:12], "name" if row["name"] else "code", hint=row["id"]),
+                Cell(spec["name"]),
+                Cell(str(row["users"]), "number"),
+                Cell(shlex.join(spec["argv"]), "code"),
+                Cell(words.ago(datetime.fromtimestamp(row["created_at"], UTC)), "dim"),
+            )
+        )
+    heads = ("Name", "Of", "Containers", "Command", "Taken")
+    return [Table(title="Snapshots", note=str(len(rows)), heads=heads, rows=rows, empty="no snapshots")]
+
+
+def snapshot(machinery: Machinery, snapshot_id: str) -> list[Block]:
+    try:
+        row = machinery.snapshot_store.row(snapshot_id)
+    except SnapshotNotFoundError:
+        return _gone(snapshot_id[:12])
+    spec = json.loads(row["spec"])
+    facts = (
+        ("of", Cell(spec["name"])),
+        ("command", Cell(shlex.join(spec["argv"]), "code")),
+        ("labels", labels(spec["labels"])),
+        ("taken", Cell(words.ago(datetime.fromtimestamp(row["created_at"], UTC)))),
+    )
+    return [Facts(title=Cell(row["name"] or "nameless snapshot"), note=snapshot_id[:12], facts=facts)]
 
 
 # --- the host ---

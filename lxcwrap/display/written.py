@@ -103,7 +103,7 @@ def _(output: Output) -> Html:
     lines = Html(
         "\n".join(
             (f'<span class="lx-dim">{text(before)}</span> ' if before else "")
-            + (f'<span class="lx-{tone}">{text(line)}</span>' if tone else text(line))
+            + (f'<span class="lx-{tone}">{text(clean(line))}</span>' if tone else text(clean(line)))
             for before, line, tone in output.lines
         )
     )

@@ -126,7 +126,18 @@ def test_nouns_are_shown_harmlessly(host: Host) -> None:
         labels={"label": ATTACK, ATTACK: "label"},
     ) as web:
         image = web.commit("made:1", pause=False, labels={"label": ATTACK}, cmd=[ATTACK])
-        nouns = (host, host.containers, web, host.images, image, host.networks, host.networks["front"])
+        snapshot = web.snapshot("kept", pause=False)
+        nouns = (
+            snapshot,
+            host.snapshots,
+            host,
+            host.containers,
+            web,
+            host.images,
+            image,
+            host.networks,
+            host.networks["front"],
+        )
         values = (
             host.volumes,
             host.volumes["data"],
@@ -146,11 +157,19 @@ def test_nouns_are_shown_harmlessly(host: Host) -> None:
         assert "64 MiB, 50 pids" in table[2]
 
 
+def test_output_is_shown_as_a_terminal_would() -> None:
+    """Without colours, and what ends the lines of terminals."""
+    done = Completed(
+        argv=("ls",), exit_code=0, stdout_bytes=b"\x1b[32mgreen\x1b[0m\r\nplain\r\n", stderr_bytes=b""
+    )
+    assert "<pre>green\nplain</pre>" in done._repr_html_()
+
+
 def test_what_was_removed_says_so(host: Host) -> None:
     """Instead of raising in the middle of a notebook."""
     container, network = host.containers.create("busybox", ["true"]), host.networks.create("front")
-    volume = host.volumes.create("data")
-    for noun in (container, network, volume):
+    volume, snapshot = host.volumes.create("data"), container.snapshot()
+    for noun in (snapshot, container, network, volume):
         noun.remove()
         assert "removed" in noun._repr_mimebundle_()["text/plain"]
 
