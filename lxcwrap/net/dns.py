@@ -97,7 +97,7 @@ class NameServers:
     def pid(self, server_id: str) -> int:
         """Of the server, 0 if there is none: by its command line, as the number may be another's by now."""
         pid, words = self._recorded(server_id)
-        return pid if self._sign(server_id) in words else 0
+        return pid if self._sign(server_id) in words and _is_trusted(pid) else 0
 
     def _recorded(self, server_id: str) -> tuple[int, list[str]]:
         """The process in the pid file, and its command line, which is empty once it has begun to end."""
@@ -115,7 +115,8 @@ class NameServers:
         if not os.path.exists(f"{self._names}/{server_id}/log"):
             return 0  # it was never started
         pids = map(int, filter(str.isdecimal, os.listdir("/proc")))
-        return next((pid for pid in pids if self._sign(server_id) in _words(pid)), 0)
+        found = (pid for pid in pids if self._sign(server_id) in _words(pid) and _is_trusted(pid))
+        return next(found, 0)
 
     def _sign(self, server_id: str) -> str:
         return f"--pid-file={self._names}/{server_id}/pid"
@@ -207,6 +208,16 @@ def _words(pid: int) -> list[str]:
             return [word for word in file.read().split("\0") if word]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def _is_trusted(pid: int) -> bool:
+    """Whether it is root's, or of whom the servers run as: anybody may choose a command line."""
+    import pwd
+
+    with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/status", "rb") as file:
+        uids = next(line for line in file if line.startswith(b"Uid:")).split()[1:]
+        return {int(uid) for uid in uids} <= {0, pwd.getpwnam(_USER).pw_uid}
+    return False
 
 
 def _run(command: Sequence[str]) -> None:

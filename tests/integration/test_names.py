@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -178,6 +180,22 @@ def test_the_server_outlives_its_caller_and_is_replaced(host: Host, front: Netwo
         eventually(lambda: not server_of(host, front))
         front.connect(old)
         appears(front, "old", of(old, front))
+
+
+def test_nobody_else_is_taken_for_a_server(host: Host, front: Network) -> None:
+    """Though users of the host may run what has its command line."""
+    with launch(host, network=front):
+        first = server_of(host, front)
+        words = Path(f"/proc/{first}/cmdline").read_text().split("\0")
+        command = ["/bin/sh", "-c", "read line", *words]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, user=12345, group=12345) as stranger:
+            try:
+                os.kill(first, signal.SIGKILL)
+                eventually(lambda: not server_of(host, front))
+                with launch(host, network=front):
+                    assert server_of(host, front) not in (0, first, stranger.pid)
+            finally:
+                stranger.kill()
 
 
 def test_it_is_there_for_its_network_alone(host: Host, front: Network, make: Make) -> None:
