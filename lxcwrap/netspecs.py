@@ -75,6 +75,9 @@ class Port:
     container_port: 1..65535.  host_port: None: a free one, for each; else as many as `container_port` has.
     host_ip: the host's address to be reached at; empty: all, ``"0.0.0.0"``: all of IPv4, ``"::"``: of IPv6.
     protocol: ``"tcp"``, ``"udp"`` or ``"sctp"``.
+
+    >>> Port("8000-8002").container_ports
+    range(8000, 8003)
     """
 
     container_port: int | str = field(converter=_container_port)
@@ -140,6 +143,9 @@ class Rate:
 
     Bits a second: an int, or text such as ``"100Mbit"``, ``"1.5Gbit"`` or ``"64Kibit"``, from 1 kbit to
     1 Tbit. None: no limit. Where a rate is asked for, one such figure stands for both directions.
+
+    >>> Rate(egress="1.5Mbit")
+    Rate(egress=1500000, ingress=None)
     """
 
     egress: int | None = field(default=None, converter=parse_rate)

@@ -17,6 +17,9 @@ class RestartPolicy:
 
     The first restart comes after 0.1 s, each further one after twice the time, up to a minute; after a run of
     10 s or more it is 0.1 s again. `Container.stop`, `kill` and `remove` end it, until the next start.
+
+    >>> RestartPolicy.on_failure(3)
+    RestartPolicy(when='on_failure', max_retries=3)
     """
 
     when: Literal["no", "on_failure", "always", "unless_stopped"] = "no"
@@ -86,6 +89,9 @@ class HealthCheck:
     It is probed every `interval_s` seconds, and healthy after one success. A probe fails when it takes longer
     than `timeout_s`; after `retries` failures in a row the container is unhealthy. In the first
     `start_period_s` failures do not count until the first success, and it is probed every `start_interval_s`.
+
+    >>> HealthCheck.http(80, "/health", interval_s=5).path
+    '/health'
     """
 
     kind: Literal["none", "command", "http", "tcp"]

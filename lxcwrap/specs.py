@@ -169,6 +169,9 @@ class Limits:
     read_bps, write_bps: bytes a second from and to each block device.
     network_rate: on each of its networks, in place of the network's own: see `Rate`.
     disk: bytes of what it writes, without volumes; only for one that is made with it, and then it can grow.
+
+    >>> Limits(memory="256MiB", cpus=0.5).memory
+    268435456
     """
 
     memory: int | None = field(default=None, converter=_optional_size, validator=_positive)
@@ -209,7 +212,11 @@ Propagation = Literal["private", "slave"]
 
 @frozen(kw_only=True)
 class Mount:
-    """Something mounted into a container. Make it by `Mount.bind`, `Mount.tmpfs` or `Mount.volume`."""
+    """Something mounted into a container. Make it by `Mount.bind`, `Mount.tmpfs` or `Mount.volume`.
+
+    >>> Mount.tmpfs("/run", size="16MiB").size
+    16777216
+    """
 
     kind: Literal["bind", "tmpfs", "volume"]
     target: str = field(converter=_absolute)
