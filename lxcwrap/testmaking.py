@@ -89,19 +89,24 @@ class Maker:
             yield made
 
     def _found(self, name: str, labels: Mapping[str, str]) -> Container | None:
-        """One that stays, running, if it was made of the same; else it is removed."""
-        found = self._host.containers.get(name) if self._stays else None
-        if found is None:
+        """One that stays, running, if it was made of the same, and there is a snapshot if fresh ones are
+        wanted: now it is too late for that. Else what there is is removed."""
+        if not self._stays:
             return None
-        if found.labels.get(MADE_OF_LABEL) != labels[MADE_OF_LABEL]:
-            self._remove(found, self._host.snapshots.get(name))
-            return None
-        return found if found.state.is_alive else found.start()
+        found, snapshot = self._host.containers.get(name), self._host.snapshots.get(name)
+        is_same = found is not None and found.labels.get(MADE_OF_LABEL) == labels[MADE_OF_LABEL]
+        if found and is_same and (snapshot or self._fixture not in wanted_fresh):
+            return found if found.state.is_alive else found.start()
+        self._remove(found, snapshot)
+        return None
 
     def _snapshot(self, made: Container) -> Snapshot:
         if not self._stays:
             return made.snapshot()
-        return self._host.snapshots.get(made.name) or made.snapshot(made.name)
+        found = self._host.snapshots.get(made.name)
+        if found and found.spec.labels.get(MADE_OF_LABEL) == made.labels.get(MADE_OF_LABEL):
+            return found
+        return made.snapshot(made.name)
 
     @contextmanager
     def _removed_if_it_raises(self, made: Container) -> Iterator[None]:
@@ -122,9 +127,10 @@ class Maker:
                 if not self._stays and not self._session.is_kept(self._request):
                     self._remove(made.container, made.snapshot)
 
-    def _remove(self, container: Container, snapshot: Snapshot | None) -> None:
-        with suppress(NotFoundError):
-            container.remove(force=True)
+    def _remove(self, container: Container | None, snapshot: Snapshot | None) -> None:
+        if container:
+            with suppress(NotFoundError):
+                container.remove(force=True)
         if snapshot:
             with suppress(StillUsedError, NotFoundError):  # by one that is kept
                 snapshot.remove()

@@ -35,7 +35,7 @@ _ROOM = 4 << 30  # bytes: databases and images would fill what is smaller
 def parents() -> list[Path]:
     """Where runs may be; new ones are in the first."""
     if given := os.environ.get("LXCWRAP_TEST_DIR"):
-        return [Path(given)]
+        return [Path(given).absolute()]
     if not _IN_MEMORY.is_dir() or os.statvfs(_IN_MEMORY).f_flag & os.ST_NOEXEC:
         return [_ON_DISK]
     roomy = shutil.disk_usage(_IN_MEMORY).free > _ROOM

@@ -18,6 +18,7 @@ from .errors import ImageNotFoundError, LxcwrapError
 from .host import Host
 from .image import Image
 from .images import Images
+from .progress import board
 from .ready import Check
 from .snapshot import Snapshot
 from .storage.root import DEFAULT_ROOT
@@ -134,15 +135,13 @@ class Session:
 
     def note_end(self, name: str, container: Container) -> None:
         """One that could not become ready is about to go: what it has written is for the next report."""
-        self._texts.append((name, container.logs(tail=_TAIL)))
+        self._texts.append((name, _last_lines(container)))
 
     def failed(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Add what its containers have said to the report of a test."""
         item.stash[_FAILED] = True
         texts, self._texts = self._texts, []
-        for name, container in self._containers_of(item):
-            with suppress(LxcwrapError):  # it is gone
-                texts.append((name, container.logs(tail=_TAIL)))
+        texts += [(name, _last_lines(container)) for name, container in self._containers_of(item)]
         report.sections += [(f"Log of container {name}", text) for name, text in texts if text]
 
     def _containers_of(self, item: pytest.Item) -> Iterator[tuple[str, Container]]:
@@ -160,6 +159,13 @@ class Session:
 
     def leave(self) -> None:
         self.run.leave()
+
+
+def _last_lines(container: Container) -> str:
+    """Of its log; they steer nobody's terminal. Empty if it is gone."""
+    with suppress(LxcwrapError):
+        return "\n".join(map(board.clean, container.logs(tail=_TAIL).splitlines()))
+    return ""
 
 
 def clean(config: pytest.Config) -> None:

@@ -139,6 +139,7 @@ def test_reports_of_failures_have_the_logs(run: Run, pytester: pytest.Pytester) 
         from lxcwrap import fixtures, ready
         db = fixtures.container("busybox", sh="echo from-db; exec sleep 100", ready=ready.log("from-db"))
         never = fixtures.container("busybox", sh="echo from-never; exit 3", ready=ready.tcp(80))
+        gone = fixtures.container("busybox", ready=lambda container: container.remove(force=True) or {}["told"])
         """
     )
     pytester.makepyfile(
@@ -146,7 +147,8 @@ def test_reports_of_failures_have_the_logs(run: Run, pytester: pytest.Pytester) 
         from lxcwrap import ready
 
         def test_call(db, lxc_container, lxc_host):
-            lxc_container(sh="echo from-factory; exec sleep 100", ready=ready.log("from-factory"))
+            shout = "printf '\\\\033[2J'; echo from-factory; exec sleep 100"
+            lxc_container(sh=shout, ready=ready.log("from-factory"))
             own = lxc_host.containers.launch("busybox", ["echo", "from-own"], name="own")
             own.wait()
             assert False
@@ -156,10 +158,15 @@ def test_reports_of_failures_have_the_logs(run: Run, pytester: pytest.Pytester) 
 
         def test_good(db):
             pass
+
+        def test_gone(gone):
+            pass
         """
     )
     result = run()
-    result.assert_outcomes(failed=1, errors=1, passed=1)
+    result.assert_outcomes(failed=1, errors=2, passed=1)
+    assert "\x1b[2J" not in str(result.stdout)
+    result.stdout.fnmatch_lines(["ERROR *test_gone - KeyError: 'told'"])
     for line in ("*Log of container db*", "from-db", "from-factory", "*Log of container own*", "from-own"):
         result.stdout.fnmatch_lines([line])
     result.stdout.fnmatch_lines(["*Log of container never*", "from-never"])
@@ -222,6 +229,24 @@ def test_what_is_used_again_is_the_same_as_long_as_the_same_is_asked_for(
     assert first == second != third
     run("--lxc-clean", "--collect-only")
     assert not list(parent.iterdir())
+
+
+def test_fresh_ones_are_of_no_other_container(run: Run, pytester: pytest.Pytester, parent: Path) -> None:
+    """With --lxc-reuse: not of one that tests have changed before any were wanted, nor of a removed one."""
+    conftest = """
+        from lxcwrap import fixtures, ready
+        db = fixtures.container("busybox", sh="echo 1 > /v; echo up; exec sleep 1000", ready=ready.log("up"))
+    """
+    fresh = conftest + '    fresh_db = fixtures.fresh("db")\n'
+    pytester.makeconftest(conftest)
+    path = pytester.makepyfile("def test_it(db): db.path('/v').write_text('dirty')")
+    run("--lxc-reuse").assert_outcomes(passed=1)
+    for number in "12":
+        pytester.makeconftest(fresh.replace("echo 1", f"echo {number}"))
+        check = f"assert fresh_db.path('/v').read_text() == '{number}\\n'"
+        path.write_text(f"def test_it(db, fresh_db):\n    {check}\n    db.remove(force=True)\n")
+        run("--lxc-reuse").assert_outcomes(passed=1)
+    run("--lxc-clean", "--collect-only")
 
 
 def test_a_root_directory_that_is_given_stays(run: Run, pytester: pytest.Pytester, fresh_host: Host) -> None:
