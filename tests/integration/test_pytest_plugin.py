@@ -139,7 +139,7 @@ def test_reports_of_failures_have_the_logs(run: Run, pytester: pytest.Pytester) 
         from lxcwrap import fixtures, ready
         db = fixtures.container("busybox", sh="echo from-db; exec sleep 100", ready=ready.log("from-db"))
         never = fixtures.container("busybox", sh="echo from-never; exit 3", ready=ready.tcp(80))
-        gone = fixtures.container("busybox", ready=lambda container: container.remove(force=True) or {}["told"])
+        gone = fixtures.container("busybox", ready=lambda made: made.remove(force=True) or {}["told"])
         """
     )
     pytester.makepyfile(
@@ -149,18 +149,14 @@ def test_reports_of_failures_have_the_logs(run: Run, pytester: pytest.Pytester) 
         def test_call(db, lxc_container, lxc_host):
             shout = "printf '\\\\033[2J'; echo from-factory; exec sleep 100"
             lxc_container(sh=shout, ready=ready.log("from-factory"))
-            own = lxc_host.containers.launch("busybox", ["echo", "from-own"], name="own")
-            own.wait()
+            lxc_host.containers.launch("busybox", ["echo", "from-own"], name="own").wait()
             assert False
 
-        def test_set_up(never):
-            pass
+        def test_set_up(never): pass
 
-        def test_good(db):
-            pass
+        def test_good(db): pass
 
-        def test_gone(gone):
-            pass
+        def test_gone(gone): pass
         """
     )
     result = run()
@@ -243,8 +239,8 @@ def test_fresh_ones_are_of_no_other_container(run: Run, pytester: pytest.Pyteste
     run("--lxc-reuse").assert_outcomes(passed=1)
     for number in "12":
         pytester.makeconftest(fresh.replace("echo 1", f"echo {number}"))
-        check = f"assert fresh_db.path('/v').read_text() == '{number}\\n'"
-        path.write_text(f"def test_it(db, fresh_db):\n    {check}\n    db.remove(force=True)\n")
+        check = f"fresh_db.path('/v').read_text() == '{number}\\n'"
+        path.write_text(f"def test_it(db, fresh_db):\n  assert {check}\n  db.remove(force=True)")
         run("--lxc-reuse").assert_outcomes(passed=1)
     run("--lxc-clean", "--collect-only")
 
