@@ -1,5 +1,5 @@
-"""Real Jupyter kernels for tests. The client is in a process of its own: neither its threads nor its sockets are
-in the tests' process.
+"""Real Jupyter kernels for tests. The client is in a process of its own: neither its threads nor its sockets
+are in the tests' process.
 
 Run as a program, this is that process: commands come by stdin, messages of the kernel go to stdout, as JSON.
 """

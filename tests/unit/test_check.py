@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from lxcwrap import __main__ as command_line
 from lxcwrap import check as doctor
 from lxcwrap.check import Item, Report, Status
+from lxcwrap.cli.main import main
 from lxcwrap.drivers import probes
 from lxcwrap.drivers.probes import ProbeFailed, probe
 
@@ -57,7 +57,7 @@ def test_the_exit_status_tells(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     """`python -m lxcwrap check` is of use in scripts."""
     for item, expected in ((GOOD, 0), (LACKS_TOOL, 0), (LACKS_ALL, 1)):
         monkeypatch.setattr(doctor, "check", lambda root, item=item: Report((item,)))
-        assert command_line.main(["check", "--root", "/nowhere"]) == expected
+        assert main(["check", "--root", "/nowhere"]) == expected
         assert item.detail in capsys.readouterr().out
 
 
