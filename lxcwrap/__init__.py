@@ -118,8 +118,9 @@ _HOME = {
         ContentError DigestMismatchError DockerfileError DriverError ExecError ExhaustedError FormatError
         ImageNotFoundError InvalidSpecError KernelError LxcwrapError NameInUseError NetworkNotFoundError
         NotFoundError NotReadyError PathDeniedError PathError PathExistsError PathIsDirectoryError
-        PathNotDirectoryError PathNotFoundError PortInUseError RegistryAuthError RegistryError SnapshotNotFoundError
-        StartError StillUsedError SupervisorError TimeoutExpired UnsupportedError VolumeNotFoundError WrongStateError
+        PathNotDirectoryError PathNotFoundError PortInUseError RegistryAuthError RegistryError
+        SnapshotNotFoundError StartError StillUsedError SupervisorError TimeoutExpired UnsupportedError
+        VolumeNotFoundError WrongStateError
     """,
     "execution": "DEVNULL PIPE Popen STDOUT",
     "files": "ContainerPath ImagePath VolumePath",
