@@ -126,7 +126,6 @@ def test_a_paused_container_can_be_stopped_and_killed(running: Container) -> Non
     assert running.stop() == 143
     running.start().pause()
     running.kill()
-    running.unpause()
     assert running.wait(timeout_s=10) == 137
 
 
