@@ -32,6 +32,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA
     *(1, 3, 4, 5, 10),
     *(18, 28),
 )
+_IFLA_GROUP = 27
 INFO_KIND, INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
 _IFLA_IFALIAS, _IFLA_AF_SPEC, _INET6, _ADDR_GEN_MODE, _NO_ADDRESS = 20, 26, 10, 8, 1
 _VETH_PEER, _MACVLAN_MODE, _IPVLAN_MODE = 1, 1, 1
@@ -93,12 +94,14 @@ def veth(
     master: int = 0,
     mtu: int = 0,
     mac: str = "",
+    group: int = 0,
     up: bool = True,
 ) -> Request:
     """A pair: `name` here, a port of the bridge with index `master`; `peer` in the namespace `netns_fd`, with
-    `mac`, and down, as a link that comes into a namespace is."""
+    `mac`, and down, as a link that comes into a namespace is. group: what `name` is known by to rules."""
     other = named(peer) + _facts(mtu=mtu, mac=mac, netns_fd=netns_fd)
-    return _new("veth", name, up, _facts(mtu=mtu, master=master), nested(_VETH_PEER, other))
+    facts = _facts(mtu=mtu, master=master) + number(_IFLA_GROUP, group)
+    return _new("veth", name, up, facts, nested(_VETH_PEER, other))
 
 
 def macvlan(

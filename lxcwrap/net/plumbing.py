@@ -206,8 +206,9 @@ def _plug(net: Rtnetlink, inside: Rtnetlink, netns_fd: int, wire: Wire, run: str
     network, name = wire["network"], wire["interface"]
     facts: dict[str, Any] = {"netns_fd": netns_fd, "mtu": network["mtu"], "mac": wire["mac"]}
     if network["driver"] == "bridge":
-        link = wire["link"]
-        request = links.veth(link, name, master=net.index(network["bridge"]), up=False, **facts)
+        link, group = wire["link"], Firewall(os.path.dirname(run)).tables.group
+        bridge = net.index(network["bridge"])
+        request = links.veth(link, name, master=bridge, group=group, up=False, **facts)
         try:
             net.apply(request)
         except FileExistsError:  # that of the last run, which the kernel has not removed yet

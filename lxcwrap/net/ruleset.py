@@ -13,6 +13,7 @@ Imported by the fork-server: no heavy imports here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2s
 from typing import NamedTuple
 
 from ..drivers.netlink_messages import check_link_name, mac_bytes, packed, packed_network, unpacked
@@ -96,7 +97,8 @@ table inet NAME {
 """
 
 # Of a container's port only what bears its MAC and IP addresses, and claims no other's: by ARP, by neighbour
-# advertisements (their target), as a router. All else (VLAN tags, other protocols) is dropped.
+# advertisements (their target), as a router. All else (VLAN tags, other protocols) is dropped; and all of one
+# whose container has ended: its network lives on with a socket that somebody else was given.
 _SENT = """
 table bridge NAME {
   set ports { type ifname; }
@@ -108,6 +110,7 @@ table bridge NAME {
   chain sent {
     type filter hook prerouting priority -300; policy accept;
     iifname @ports jump pinned
+    iifgroup GROUP jump pinned
   }
   chain pinned {
     iifname . ether saddr != @macs drop
@@ -234,12 +237,15 @@ class Tables:
         if not tag.isalnum() or not tag.isascii() or len(tag) > 24:
             raise ValueError(f"tag {tag!r}: 1 to 24 letters and digits")
         self.name = f"lxcwrap_{tag}"
+        # Of the host's ends of all links of containers: IFLA_GROUP.
+        self.group = int.from_bytes(blake2s(tag.encode(), digest_size=4).digest(), "big") | 1
         self._routed, self._sent = f"inet {self.name}", f"bridge {self.name}"
 
     def create(self) -> str:
         """If they are not there; if they are, the rules are made anew, and the elements stay."""
         emptied = "".join(f"table {table}\nflush table {table}\n" for table in (self._routed, self._sent))
-        return emptied + (_ROUTED + _SENT).replace("NAME", self.name)
+        rules = (_ROUTED + _SENT).replace("NAME", self.name).replace("GROUP", str(self.group))
+        return emptied + rules
 
     def remove(self) -> str:
         """With all that is in them."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
 
 import pytest
 
+from lxcwrap import Host
 from lxcwrap.drivers import netns
+from lxcwrap.net.firewall import Firewall
 from lxcwrap.net.ruleset import link_local
+from tests.integration.networked import launch, maker
 from tests.netlab import Container, Lab, lab
+from tests.polling import eventually
 
 IPV4, ARP, IPV6, VLAN, IPX = 0x0800, 0x0806, 0x86DD, 0x8100, 0x8137
 EVERY = 3
@@ -62,7 +67,19 @@ class Wire:
 
 
 def _raw(place: Container) -> socket.socket:
-    with netns.within(place.fd):
+    return _raw_in(place.fd)
+
+
+def _raw_of(pid: int | None) -> socket.socket:
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        return _raw_in(fd)
+    finally:
+        os.close(fd)
+
+
+def _raw_in(netns_fd: int) -> socket.socket:
+    with netns.within(netns_fd):
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EVERY))
         opened.bind(("eth0", EVERY))
     opened.settimeout(5)
@@ -169,6 +186,35 @@ def test_a_bridge_does_not_take_it_for_another(wire: Wire) -> None:
         wire.pretend(b"\x01\x80\xc2\0\0" + bytes([last]))
     assert wire.passes(ipv4(wire.attacker.ip), IPV4)  # all has come
     assert wire.reaches_victim()
+
+
+def test_nothing_passes_of_one_that_has_ended(host: Host) -> None:
+    """Its network lives on with a socket, which it may have given to another container."""
+    with maker(host) as make:
+        network = make()
+        ending, witness = launch(host, network=network), launch(host, network=network)
+        address, mac = str(ending.ip), ending.exec(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+        own = bytes.fromhex(mac.replace(":", ""))
+        frames = [
+            TO_ALL + own + struct.pack(">H", kind) + payload
+            for kind, payload in (
+                (IPV4, ipv4(address)),
+                (IPV4, ipv4(str(network.gateway))),
+                (ARP, arp(own, str(network.gateway), reply=True)),
+            )
+        ]
+        with _raw_of(ending.init_pid) as kept, _raw_of(witness.init_pid) as receiver:
+            kept.send(frames[0])
+            while MARK not in receiver.recv(2000):
+                pass
+            ending.stop(timeout_s=0)
+            eventually(lambda: not Firewall(host.root).exposed(ending.id))
+            for frame in frames:
+                kept.send(frame)
+            receiver.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                while MARK not in receiver.recv(2000):
+                    pass
 
 
 def test_without_rules_all_of_this_passes() -> None:
