@@ -14,7 +14,7 @@ from attrs import evolve
 
 from . import lifecycle
 from .drivers.paths import open_in_root
-from .errors import FormatError
+from .errors import FormatError, SnapshotNotFoundError
 from .imagechanges import ImageChanges, changed
 from .machinery import Machinery
 from .oci import History, Reference
@@ -71,6 +71,23 @@ def snapshot(machinery: Machinery, container_id: str, name: str | None, pause: b
     spec, snapshot_id = lifecycle.spec_of(machinery, container_id), secrets.token_hex(32)
     if name is not None:
         machinery.snapshot_store.check_free(check_name(name, "snapshot"))
+    try:
+        _take_snapshot(machinery, container_id, spec, snapshot_id, name, pause)
+    except BaseException:  # interrupted when it was there already: nobody knows of it
+        with suppress(SnapshotNotFoundError):
+            machinery.snapshot_store.remove(snapshot_id)
+        raise
+    return snapshot_id
+
+
+def _take_snapshot(
+    machinery: Machinery,
+    container_id: str,
+    spec: ContainerSpec,
+    snapshot_id: str,
+    name: str | None,
+    pause: bool,
+) -> None:
     by = History(created_by=shlex.join(spec.argv), comment=f"snapshot {snapshot_id}")  # an id of its own
     with at_rest(machinery, container_id, spec.name, "take a snapshot of", pause=pause), ExitStack() as stack:
         record, spec = lifecycle.row(machinery, container_id), lifecycle.spec_of(machinery, container_id)
@@ -93,7 +110,6 @@ def snapshot(machinery: Machinery, container_id: str, name: str | None, pause: b
             volumes=volumes,
             along=along,
         )
-    return snapshot_id
 
 
 def _own_volumes(stack: ExitStack, machinery: Machinery, container_id: str) -> Iterator[tuple[str, int]]:

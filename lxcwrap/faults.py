@@ -37,14 +37,22 @@ def killed(machinery: Machinery, container_id: str) -> Iterator[None]:
     state = lifecycle.look(machinery, container_id).state
     if not state.is_alive:
         raise WrongStateError(name, state, "kill")
-    lifecycle.call_off_restart(machinery, container_id)
-    finish(lifecycle.kill_and_wait(machinery, container_id, name))
     try:
+        try:
+            _kill(machinery, container_id, name)
+        except BaseException:  # interrupted: it may be about to end, and could not be started yet
+            _kill(machinery, container_id, name)
+            raise
         yield
     finally:
         with suppress(ContainerNotFoundError):  # it was removed
             if not lifecycle.look(machinery, container_id).state.is_alive:
                 lifecycle.start(machinery, container_id)
+
+
+def _kill(machinery: Machinery, container_id: str, name: str) -> None:
+    lifecycle.call_off_restart(machinery, container_id)
+    finish(lifecycle.kill_and_wait(machinery, container_id, name))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from . import relaunching
 from .container import Container
 from .containers import Containers
-from .errors import SnapshotNotFoundError
+from .errors import SnapshotNotFoundError, StillUsedError
 from .execution import OnOutput
 from .image import Image
 from .machinery import Machinery
@@ -150,7 +150,7 @@ class Snapshot(Shown):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(SnapshotNotFoundError):
+        with suppress(SnapshotNotFoundError, *([StillUsedError] if error else ())):  # the error matters more
             self.remove()
 
     def _page(self) -> Page:

@@ -8,15 +8,26 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from typing import NoReturn
 
 import pytest
 
-from lxcwrap import Container, Host, InvalidSpecError, RestartPolicy, State, UnsupportedError, WrongStateError
+from lxcwrap import (
+    Container,
+    Host,
+    InvalidSpecError,
+    RestartPolicy,
+    State,
+    UnsupportedError,
+    WrongStateError,
+    faults,
+)
 from lxcwrap.drivers import link_probes, links, netem, netns
 from lxcwrap.drivers.netlink_messages import Request
 from lxcwrap.drivers.rtnetlink import Rtnetlink
 from lxcwrap.drivers.traffic import set_limits
 from lxcwrap.supervisor import keeping, wire
+from lxcwrap.waiting import Steps
 from tests.integration.networked import launch, maker
 from tests.polling import eventually
 
@@ -112,6 +123,24 @@ def test_killed_container_is_started_at_the_end(container: Container) -> None:
     with container.kill9():
         assert (container.state, container.exit_code) == (State.STOPPED, 137)
     assert container.state == State.RUNNING
+
+
+def test_killed_container_is_started_when_the_kill_is_interrupted(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C, before the block."""
+
+    def interrupted(steps: Steps[object]) -> NoReturn:
+        monkeypatch.undo()
+        next(steps)  # it waits for the end
+        steps.close()
+        raise KeyboardInterrupt
+
+    pid = container.init_pid
+    monkeypatch.setattr(faults, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt), container.kill9():
+        pass
+    assert container.state == State.RUNNING and container.init_pid != pid
 
 
 def test_policy_does_not_restart_it_meanwhile(host: Host) -> None:

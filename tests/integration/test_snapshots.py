@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -24,7 +25,9 @@ from lxcwrap import (
     Port,
     StillUsedError,
     Volume,
+    resting,
 )
+from lxcwrap.supervisor.client import Conversation
 
 KEEPS_ITS_DATA = "mkdir -p /srv/db/inner && echo old > /srv/db/old && chown 33:33 /srv/db && chmod 711 /srv"
 
@@ -50,6 +53,31 @@ def volume(host: Host) -> Iterator[Volume]:
     made = host.volumes.create(f"volume-{secrets.token_hex(4)}")
     yield made
     made.remove()
+
+
+def test_interrupted_it_is_undone(running: Container, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it was complete: nobody knows of it."""
+    thaw, images = resting._thaw, len(host.images)
+
+    def interrupted(conversation: Conversation) -> NoReturn:
+        thaw(conversation)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resting, "_thaw", interrupted)
+        for name in (None, "mine"):
+            with pytest.raises(KeyboardInterrupt):
+                running.snapshot(name)
+    assert (len(host.snapshots), len(host.images)) == (0, images)
+
+
+def test_an_error_in_its_block_comes_out(running: Container, host: Host) -> None:
+    """Though there is a container of it, which keeps it."""
+    with pytest.raises(ZeroDivisionError), running.snapshot() as snapshot:
+        with_it = snapshot.create()
+        raise ZeroDivisionError
+    with_it.remove()
+    snapshot.remove()
 
 
 def test_its_containers_have_what_there_was(running: Container) -> None:
@@ -177,6 +205,7 @@ def test_of_a_stopped_container_and_of_one_with_a_limited_disk(host: Host) -> No
 
 def test_nobody_writes_while_it_is_taken(running: Container) -> None:
     """A writer that is at it does not make it fail, and goes on afterwards."""
+    running.exec(["touch", "/log"])
     with running.popen(
         ["sh", "-c", "while :; do date >> /log; mv /log /log2; mv /log2 /log; done"]
     ) as writer:
