@@ -52,7 +52,16 @@ class RestartPolicy:
         return cls(when="unless_stopped")
 
 
-def _is_positive(_: object, attribute: Attribute[Any], value: float) -> None:
+# What an image asks for, too: no more work than the host can do, and no more than the kernel can wait.
+_SHORTEST_S, _LONGEST_S = 0.001, 7 * 86400.0
+
+
+def _is_duration(_: object, attribute: Attribute[Any], value: float) -> None:
+    if not _SHORTEST_S <= value <= _LONGEST_S:
+        raise InvalidSpecError(f"{attribute.name}={value!r}: must be from a millisecond to a week")
+
+
+def _is_positive(_: object, attribute: Attribute[Any], value: int) -> None:
     if not value > 0:
         raise InvalidSpecError(f"{attribute.name}={value!r}: must be greater than zero")
 
@@ -89,6 +98,7 @@ class HealthCheck:
     It is probed every `interval_s` seconds, and healthy after one success. A probe fails when it takes longer
     than `timeout_s`; after `retries` failures in a row the container is unhealthy. In the first
     `start_period_s` failures do not count until the first success, and it is probed every `start_interval_s`.
+    Times are from a millisecond to a week.
 
     >>> HealthCheck.http(80, "/health", interval_s=5).path
     '/health'
@@ -98,15 +108,15 @@ class HealthCheck:
     argv: tuple[str, ...] = field(default=(), converter=_words)
     port: int = 0
     path: str = ""
-    interval_s: float = field(default=30.0, validator=_is_positive)
-    timeout_s: float = field(default=30.0, validator=_is_positive)
+    interval_s: float = field(default=30.0, validator=_is_duration)
+    timeout_s: float = field(default=30.0, validator=_is_duration)
     start_period_s: float = 0.0
-    start_interval_s: float = field(default=5.0, validator=_is_positive)
+    start_interval_s: float = field(default=5.0, validator=_is_duration)
     retries: int = field(default=3, validator=_is_positive)
 
     def __attrs_post_init__(self) -> None:
-        if self.start_period_s < 0:
-            raise InvalidSpecError(f"start_period_s={self.start_period_s}: must not be negative")
+        if not 0 <= self.start_period_s <= _LONGEST_S:
+            raise InvalidSpecError(f"start_period_s={self.start_period_s}: must be from 0 to a week")
         if self.kind == "command" and not (self.argv and self.argv[0]):
             raise InvalidSpecError("a check's command is empty")
         if self.kind in ("http", "tcp"):

@@ -47,6 +47,11 @@ def test_wrong_policies(wrong: dict[str, Any]) -> None:
         lambda: HealthCheck.tcp(80, interval_s=0),
         lambda: HealthCheck.tcp(80, retries=0),
         lambda: HealthCheck.tcp(80, start_period_s=-1),
+        lambda: HealthCheck.tcp(80, start_period_s=float("nan")),
+        lambda: HealthCheck.tcp(80, interval_s=1e-9),
+        lambda: HealthCheck.tcp(80, interval_s=1e10),  # more than sleep() can
+        lambda: HealthCheck.tcp(80, timeout_s=3e6),  # more than poll() can
+        lambda: HealthCheck.tcp(80, start_interval_s=float("inf")),
     ],
 )
 def test_wrong_checks(make: Any) -> None:
