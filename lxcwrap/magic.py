@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .containers import Containers
-from .errors import CommandFailedError
+from .errors import CommandFailedError, LxcwrapError
 from .host import default_host
 from .results import Completed
 from .specs import Limits, Mount
@@ -89,7 +89,10 @@ def _run(shell: Any, line: str, cell: str) -> None:
     if (given.image is None) == (given.container is None):
         raise _usage_error("%%lxc: name an image, or a container with -c; see %%lxc?")
     argv = [*shlex.split(given.argv), cell]
-    done = _done(given, argv, None if given.quiet else _show())
+    try:
+        done = _done(given, argv, None if given.quiet else _show())
+    except LxcwrapError as error:
+        raise _in_a_line(error, f"%%lxc: {error}") from None
     if given.out:
         shell.user_ns[given.out] = done
     if done.exit_code and not given.no_check:
@@ -98,7 +101,11 @@ def _run(shell: Any, line: str, cell: str) -> None:
 
 def _done(given: argparse.Namespace, argv: Sequence[str], on_output: OnOutput | None) -> Completed:
     containers: Containers = default_host().containers
-    env = {name: value if eq else os.environ.get(name, "") for name, eq, value in map(_partition, given.env)}
+    env = {
+        name: value if equals else os.environ[name]
+        for name, equals, value in map(_partition, given.env)
+        if equals or name in os.environ
+    }
     if given.container is not None:
         for name in ("mount", "network", "memory", "cpus", "pids"):
             if getattr(given, name):
@@ -153,9 +160,13 @@ def _show() -> OnOutput:
     return show
 
 
-def _failure(done: Completed, where: str) -> CommandFailedError:
-    """Shown as one line: what was wrong has been shown already, and our own code is of no interest."""
+def _failure(done: Completed, where: str) -> LxcwrapError:
     oom = ", out of memory" if done.oom_killed else ""
     error = CommandFailedError(done.argv, done.exit_code, done.stdout, done.stderr, where, done.oom_killed)
-    vars(error)["_render_traceback_"] = lambda: [f"%%lxc {where}: exit code {done.exit_code}{oom}"]
+    return _in_a_line(error, f"%%lxc {where}: exit code {done.exit_code}{oom}")
+
+
+def _in_a_line(error: LxcwrapError, line: str) -> LxcwrapError:
+    """Shown so: what a command wrote has been shown already, and our own code is of no interest."""
+    vars(error)["_render_traceback_"] = lambda: [line]
     return error

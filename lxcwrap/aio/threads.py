@@ -46,6 +46,8 @@ class Pool:
         context = copy_context()
 
         def work() -> None:
+            if future.cancelled():
+                return  # before its turn
             ended = context.run(_ended, function)
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(_settle, future, ended)

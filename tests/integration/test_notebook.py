@@ -56,8 +56,10 @@ def failed(kernel: Kernel, code: str) -> tuple[str, list[str]]:
 
 def test_a_cell_runs_in_a_container_of_its_own(kernel: Kernel, host: Host) -> None:
     """Its output is the cell's, by stream; the container is gone."""
-    messages = kernel.run('%%lxc busybox -e WORD=hello --memory 64MiB\necho "$WORD ü"\nhostname >&2')
-    assert printed(messages) == "hello ü\n"
+    messages = kernel.run(
+        '%%lxc busybox -e WORD=hello -e NONE --memory 64MiB\necho "$WORD ü ${NONE-none}"\nhostname >&2'
+    )
+    assert printed(messages) == "hello ü none\n"
     assert printed(messages, "stderr") not in ("", os.uname().nodename)
     assert not list(host.containers)
 
@@ -96,6 +98,8 @@ def test_a_cell_that_fails_says_so_in_a_line(kernel: Kernel) -> None:
     """Without the code of ours that noticed it."""
     name, lines = failed(kernel, "%%lxc busybox\nexit 7")
     assert name == "CommandFailedError" and len(lines) == 1 and "7" in lines[0]
+    name, lines = failed(kernel, "%%lxc busybox --memory lots\ntrue")
+    assert name == "InvalidSpecError" and len(lines) == 1 and "lots" in lines[0]
 
 
 @pytest.mark.parametrize(

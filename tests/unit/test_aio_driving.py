@@ -151,6 +151,28 @@ def test_long_work_is_left_to_itself() -> None:
     asyncio.run(main())
 
 
+def test_long_work_that_is_cancelled_before_its_turn_is_not_done() -> None:
+    """There are more than threads for it."""
+    go_on, begun = threading.Event(), []
+
+    def work(number: int) -> None:
+        begun.append(number)
+        go_on.wait(60)
+
+    async def main() -> None:
+        tasks = [asyncio.ensure_future(in_thread(threads.long(), partial(work, n))) for n in range(40)]
+        while not begun:
+            await asyncio.sleep(0.005)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        go_on.set()
+        await in_thread(threads.long(), lambda: None)
+
+    asyncio.run(main())
+    assert len(begun) < 40
+
+
 def test_errors_come_out_as_they_are() -> None:
     """Also StopIteration, which no coroutine may raise."""
 
