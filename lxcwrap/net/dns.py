@@ -7,6 +7,7 @@ cache/names/<server>/pid                  of the server: dnsmasq, as "nobody". T
                                           and listens on its bridge alone; that of several at an address of
                                           127.0.0.0/8, to which the firewall leads the questions of containers
                                           that are on all of them
+cache/names/<server>/log                  what it says; emptied now and then, as it has lines of each container
 cache/names/<server>/of/<network>         those several
 
 They outlive who started them; whoever next brings a container to a network starts them anew if they were
@@ -39,6 +40,7 @@ _SERVER = "dnsmasq"
 _PLACES = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _USER = "nobody"
 _CACHED = 1000
+_MOST_LOG = 1 << 20
 _ENDED_WITHIN_S = 2.0
 _UPSTREAM = "/etc/resolv.conf"
 
@@ -88,11 +90,19 @@ class NameServers:
     def ensure(self, networks: Iterable[Network]) -> None:
         """That none is missing; their bridges are up. Who calls is where they are to live: a process of the
         fork-server's. Raises OSError: one does not start."""
+        networks = list(networks)
+        for server in _servers(networks):
+            self._trim(f"{self._names}/{server.id}/log")
         if missing := self.missing(networks):
             with self._locked():
                 for server in missing:
                     if not self.pid(server.id):
                         self._start(server)
+
+    def _trim(self, log: str) -> None:
+        with suppress(FileNotFoundError):
+            if os.stat(log).st_size > _MOST_LOG:
+                os.truncate(log, 0)  # who writes appends
 
     def pid(self, server_id: str) -> int:
         """Of the server, 0 if there is none: by its command line, as the number may be another's by now."""

@@ -182,6 +182,18 @@ def test_the_server_outlives_its_caller_and_is_replaced(host: Host, front: Netwo
         appears(front, "old", of(old, front))
 
 
+def test_the_log_of_a_server_is_bounded(host: Host, front: Network) -> None:
+    """It begins anew with the next container, and the server goes on with it."""
+    with launch(host, network=front):
+        log = host.root / "cache/names" / front.id / "log"
+        with open(log, "ab") as file:
+            file.truncate(2 << 20)
+        with launch(host, network=front) as other:
+            pass
+        eventually(lambda: f"{other.id} removed" in log.read_text())
+        assert log.stat().st_size < 1 << 20
+
+
 def test_nobody_else_is_taken_for_a_server(host: Host, front: Network) -> None:
     """Though users of the host may run what has its command line."""
     with launch(host, network=front):
