@@ -7,7 +7,7 @@ cache/names/<server>/pid                  of the server: dnsmasq, as "nobody". T
                                           and listens on its bridge alone; that of several at an address of
                                           127.0.0.0/8, to which the firewall leads the questions of containers
                                           that are on all of them
-cache/names/<server>/log                  what it says; emptied now and then, as it has lines of each container
+cache/names/<server>/log                  of what it does; emptied now and then: each container adds to it
 cache/names/<server>/of/<network>         those several
 
 They outlive who started them; whoever next brings a container to a network starts them anew if they were
