@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     completed_by(stats.add_argument("container", nargs="*"), "containers")
     events = commands.add("events", _events, "what happens, until interrupted", json=True)
     events.add_argument("--since", metavar="TIME", help="what has happened from then on; 10m: so long ago")
-    events.add_argument("--no-follow", action="store_true", help="end with the last that there is")
+    events.add_argument("--no-follow", action="store_true", help="what there has been, and no more")
 
 
 def moment(text: str | None) -> datetime | None:
@@ -72,7 +72,8 @@ def _events(given: Namespace) -> int:
     from ..progress.board import clean
 
     with host_of(given) as host:
-        for event in host.events(since=moment(given.since), follow=not given.no_follow):
+        since = moment(given.since) or (datetime.fromtimestamp(0, UTC) if given.no_follow else None)
+        for event in host.events(since=since, follow=not given.no_follow):
             facts = {"kind": type(event).__name__, **plain(event)}
             if given.json:
                 print_json_line(facts)

@@ -122,6 +122,7 @@ def test_events(box: Container) -> None:
     """What has been, and what comes until Ctrl-C."""
     past = cli("events", "--since", "10m", "--no-follow", "--json").stdout.splitlines()
     assert "Started" in {told(line)["kind"] for line in past}
+    assert cli("events", "--no-follow", "--json").stdout.splitlines()[-len(past) :] == past
     with started("events", "--since", "1h") as process:
         assert process.stdout
         box.kill()
