@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .creation import add_limits, limits, port, seconds
 from .output import Column, Facts, print_json, show
 from .parsing import Commands, Parser, completed_by
-from .targets import each, host_of
+from .targets import each, host_of, listed
 
 if TYPE_CHECKING:
     from .. import Container
@@ -129,7 +129,7 @@ def _ps(given: Namespace) -> int:
     from ..display.words import ago
 
     with host_of(given) as host:
-        found = [facts for each in host.containers if (facts := _facts(each))]
+        found = listed(host.containers, _facts)
     shown = [facts for facts in found if given.all or facts["state"] in ("running", "paused", "restarting")]
     if given.quiet and not given.json:
         for facts in shown:
@@ -148,31 +148,25 @@ def _ps(given: Namespace) -> int:
     return 0
 
 
-def _facts(container: Container) -> dict[str, Any] | None:
-    """None: it was removed meanwhile."""
-    from ..errors import NotFoundError
-
-    try:
-        spec, image, health = container.spec, container.image, container.health
-        return {
-            "id": container.id,
-            "name": container.name,
-            "image": next(iter(image.tags), image.id[:19]),
-            "argv": spec.argv,
-            "state": container.state,
-            "exit_code": container.exit_code,
-            "error": container.error,
-            "health": health and health.status,
-            "restart_count": container.restart_count,
-            "created_at": container.created_at,
-            "started_at": container.started_at,
-            "finished_at": container.finished_at,
-            "networks": {name: endpoint.ip for name, endpoint in container.networks.items()},
-            "ports": container.ports,
-            "labels": spec.labels,
-        }
-    except NotFoundError:
-        return None
+def _facts(container: Container) -> dict[str, Any]:
+    spec, image, health = container.spec, container.image, container.health
+    return {
+        "id": container.id,
+        "name": container.name,
+        "image": next(iter(image.tags), image.id[:19]),
+        "argv": spec.argv,
+        "state": container.state,
+        "exit_code": container.exit_code,
+        "error": container.error,
+        "health": health and health.status,
+        "restart_count": container.restart_count,
+        "created_at": container.created_at,
+        "started_at": container.started_at,
+        "finished_at": container.finished_at,
+        "networks": {name: endpoint.ip for name, endpoint in container.networks.items()},
+        "ports": container.ports,
+        "labels": spec.labels,
+    }
 
 
 def _status(facts: Facts) -> str:

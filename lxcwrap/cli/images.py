@@ -10,7 +10,7 @@ from typing import Any
 from .creation import pairs
 from .output import Column, show
 from .parsing import Commands, completed_by
-from .targets import each, host_of, say
+from .targets import each, host_of, listed, say
 
 
 def add(commands: Commands) -> None:
@@ -52,7 +52,7 @@ def _images(given: Namespace) -> int:
     from ..display.words import ago, size
 
     with host_of(given) as host:
-        found = [_facts(image) for image in host.images]
+        found = listed(host.images, _facts)
     if given.quiet and not given.json:
         for facts in found:
             print(facts["id"][7:19])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import TYPE_CHECKING, Any
 
 from .creation import pairs
 from .output import Column, show
 from .parsing import Commands, completed_by
-from .targets import each, host_of
+from .targets import each, host_of, listed
+
+if TYPE_CHECKING:
+    from .. import Container, Network, Volume
 
 
 def add(commands: Commands) -> None:
@@ -45,21 +49,7 @@ def add(commands: Commands) -> None:
 
 def _networks(given: Namespace) -> int:
     with host_of(given) as host:
-        found = [
-            {
-                "id": network.id,
-                "name": network.name,
-                "driver": network.driver,
-                "subnet": network.subnet,
-                "gateway": network.gateway,
-                "subnet6": network.subnet6,
-                "internal": network.internal,
-                "containers": [container.name for container in network.containers],
-                "created_at": network.created_at,
-                "labels": network.labels,
-            }
-            for network in host.networks
-        ]
+        found = listed(host.networks, _network_facts)
     columns = (
         Column("NAME", lambda facts: facts["name"]),
         Column("DRIVER", lambda facts: facts["driver"]),
@@ -69,6 +59,21 @@ def _networks(given: Namespace) -> int:
     )
     show(found, columns, as_json=given.json)
     return 0
+
+
+def _network_facts(network: Network) -> dict[str, Any]:
+    return {
+        "id": network.id,
+        "name": network.name,
+        "driver": network.driver,
+        "subnet": network.subnet,
+        "gateway": network.gateway,
+        "subnet6": network.subnet6,
+        "internal": network.internal,
+        "containers": listed(network.containers, _name),
+        "created_at": network.created_at,
+        "labels": network.labels,
+    }
 
 
 def _create_network(given: Namespace) -> int:
@@ -109,18 +114,7 @@ def _volumes(given: Namespace) -> int:
     from ..display.words import size
 
     with host_of(given) as host:
-        found = [
-            {
-                "name": volume.name,
-                "size": volume.size,
-                "used": volume.used,
-                "path": volume.path,
-                "containers": [container.name for container in volume.containers],
-                "created_at": volume.created_at,
-                "labels": volume.labels,
-            }
-            for volume in host.volumes
-        ]
+        found = listed(host.volumes, _volume_facts)
     columns = (
         Column("NAME", lambda facts: facts["name"]),
         Column("USED", lambda facts: size(facts["used"]), is_number=True),
@@ -129,6 +123,22 @@ def _volumes(given: Namespace) -> int:
     )
     show(found, columns, as_json=given.json)
     return 0
+
+
+def _volume_facts(volume: Volume) -> dict[str, Any]:
+    return {
+        "name": volume.name,
+        "size": volume.size,
+        "used": volume.used,
+        "path": volume.path,
+        "containers": listed(volume.containers, _name),
+        "created_at": volume.created_at,
+        "labels": volume.labels,
+    }
+
+
+def _name(container: Container) -> str:
+    return container.name
 
 
 def _create_volume(given: Namespace) -> int:

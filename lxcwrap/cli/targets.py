@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from .. import Host
+
+T = TypeVar("T")
+F = TypeVar("F")
 
 
 def host_of(given: Namespace) -> Host:
@@ -23,6 +27,17 @@ def say(text: str) -> None:
 
     lines = (clean(line) for line in text.rstrip().splitlines())
     print("lxcwrap:", "\n".join(lines) or "failed", file=sys.stderr, flush=True)
+
+
+def listed(things: Iterable[T], facts: Callable[[T], F]) -> list[F]:
+    """Facts of those that nobody has removed meanwhile."""
+    from ..errors import NotFoundError
+
+    found = []
+    for thing in things:
+        with suppress(NotFoundError):
+            found.append(facts(thing))
+    return found
 
 
 def each(names: Iterable[str], act: Callable[[str], object]) -> int:

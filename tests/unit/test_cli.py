@@ -13,8 +13,9 @@ from lxcwrap import Device, Endpoint, HealthCheck, Limits, LogLine, Mount, Port,
 from lxcwrap.cli.creation import container_options, seconds
 from lxcwrap.cli.main import main, parser
 from lxcwrap.cli.output import Column, plain, show
+from lxcwrap.cli.targets import listed
 from lxcwrap.cli.watching import moment
-from lxcwrap.errors import InvalidSpecError
+from lxcwrap.errors import ContainerNotFoundError, InvalidSpecError
 
 
 def options(*words: str) -> Any:
@@ -196,6 +197,18 @@ def test_tables_are_rich_on_terminals(
     show(FACTS, COLUMNS, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines] == [["NAME", "N"], ["web", "5"], ["db", "日本", "12"]]
+
+
+def test_what_is_removed_while_it_is_listed_is_left_out() -> None:
+    """By whomever; the others are listed."""
+    names = ContainerNotFoundError, "web"
+
+    def facts(name: Any) -> str:
+        if name != "web":
+            raise name("db")
+        return str(name)
+
+    assert listed(names, facts) == ["web"]
 
 
 def test_everything_has_a_json_form(capsys: pytest.CaptureFixture[str]) -> None:
