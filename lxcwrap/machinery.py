@@ -190,7 +190,7 @@ class Machinery:
             for wire in leaving:
                 self.kernel_networks.unplug(netns_fd, wire, connected)
         if wiring.is_exposed(self.bundle(container_id)):
-            NameServers(self.root.path).withdraw(container_id, network_id)
+            wiring.withdraw(self.root, container_id, network_id)
             self.names_changed(container_id, wires, connected)
         with self.port_store.following(container_id) as change:
             self.network_store.release(change, container_id, network_id)

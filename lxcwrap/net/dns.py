@@ -68,8 +68,9 @@ class NameServers:
         addresses = [address for address in (wire["ip"], wire["ip6"]) if address]
         place, container_id = f"{self._names}/{network['id']}/hosts", wire["container_id"]
         os.makedirs(place, exist_ok=True)
-        # The server passes over names that begin with a dot, and sees a file when it is renamed.
-        temporary = f"{place}/.{container_id}.{os.getpid()}"
+        # The server passes over names that begin with a dot, and sees a file when it is renamed. Nobody else
+        # announces this container; what a killed one has left is written anew, or withdrawn.
+        temporary = f"{place}/.{container_id}"
         with open(temporary, "w", opener=_readable) as file:
             file.write(hosts_text(addresses, names, network["name"]))
         os.rename(temporary, f"{place}/{container_id}")
@@ -78,8 +79,9 @@ class NameServers:
         """It is not found any more: on this network, or at all."""
         with suppress(FileNotFoundError):
             for each in [network_id] if network_id else os.listdir(self._names):
-                with suppress(FileNotFoundError):
-                    os.unlink(f"{self._names}/{each}/hosts/{container_id}")
+                for name in (container_id, f".{container_id}"):
+                    with suppress(FileNotFoundError):
+                        os.unlink(f"{self._names}/{each}/hosts/{name}")
 
     # --- servers ---
 

@@ -82,6 +82,13 @@ def announce(connection: sqlite3.Connection, root: RootDir, container_id: str) -
             os.unlink(bundle / _RENAMED)
 
 
+def withdraw(root: RootDir, container_id: str, network_id: str) -> None:
+    """Let a container not be found on this network any more."""
+    bundle = root.containers / container_id
+    with suppress(FileNotFoundError), _showing(bundle):
+        NameServers(root.path).withdraw(container_id, network_id)
+
+
 def begin_rename(bundle: StrPath) -> None:
     """To be called before the new name is on record, and `announce` afterwards."""
     os.close(os.open(f"{os.fspath(bundle)}/{_RENAMED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))

@@ -64,9 +64,7 @@ def _links(host: Host) -> Iterator[str]:
     with Rtnetlink() as net:
         links = read_links(net)
     names = [each.name for each in links if each.name.startswith(bridge_name(""))]
-    bridges = {
-        name for name in names if read(Path("/sys/class/net", name, "ifalias")).strip() == str(host.root)
-    }
+    bridges = {name for name in names if _is_labelled(host, name)}
     yield from _differ("bridge", bridges, _bridges(host))
     indices = {each.ifindex for each in links if each.name in bridges}
     wires = [wire for each in _alive(host) for wire in host._machinery.network_store.wires(each.id)]
@@ -75,12 +73,17 @@ def _links(host: Host) -> Iterator[str]:
 
 
 def _bridges(host: Host) -> set[str]:
-    """Those that there must be: without one may be a network that nobody needs, if who was to make or remove
-    it was killed."""
+    """Those that there must be: without one, or with one in part, may be a network that nobody needs, if who
+    was to make or remove it was killed."""
     names = {network["bridge"] for network in _networks(host)}
     wires = [wire for each in _alive(host) for wire in host._machinery.network_store.wires(each.id)]
     needed = {wire["network"]["bridge"] for wire in wires}
-    return {name for name in names if name in needed or Path("/sys/class/net", name).exists()}
+    return {name for name in names if name in needed or _is_labelled(host, name)}
+
+
+def _is_labelled(host: Host, bridge: str) -> bool:
+    """As each is when it is complete."""
+    return read(Path("/sys/class/net", bridge, "ifalias")).strip() == str(host.root)
 
 
 def _inside(host: Host, container: Container) -> Iterator[str]:
