@@ -110,10 +110,6 @@ class Subnet:
     def _parsed(self) -> IPNetwork:
         return ip_network(self.network)
 
-    def with_length(self, address: str) -> str:
-        """``10.88.1.2`` as ``10.88.1.2/24``, as links have it."""
-        return f"{address}/{self._parsed.prefixlen}"
-
     def check_unused(self, in_use: Iterable[str]) -> None:
         """AddressInUseError: it overlaps with one of these, as for `free_subnet`."""
         own = self._parsed

@@ -73,13 +73,6 @@ def hosts_text(addresses: Iterable[str], names: Iterable[str], network: str) -> 
     return "".join(f"{unpacked(packed(address)[1])} {distinct}\n" for address in addresses) if words else ""
 
 
-def reverse_name(address: str) -> str:
-    """``2.1.88.10.in-addr.arpa`` for ``10.88.1.2``."""
-    from ipaddress import ip_address
-
-    return ip_address(address).reverse_pointer
-
-
 def reverse_zones(subnet: str) -> list[str]:
     """The domains that hold the reverse names of a subnet, and the least more: cut at bytes of IPv4, at half
     bytes of IPv6."""

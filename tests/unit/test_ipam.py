@@ -62,7 +62,6 @@ def test_the_gateway_is_the_first_address_or_as_given() -> None:
     assert Subnet("10.88.1.0/24").gateway == "10.88.1.1"
     assert Subnet("FD00:0::/64").network == "fd00::/64"
     assert Subnet("10.88.1.0/24", gateway="10.88.1.254").gateway == "10.88.1.254"
-    assert Subnet("10.88.1.0/24").with_length("10.88.1.9") == "10.88.1.9/24"
 
 
 @pytest.mark.parametrize(
