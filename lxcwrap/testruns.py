@@ -53,7 +53,7 @@ class Run:
     def __init__(
         self, token: str, *, root: Path | None = None, begin: Callable[[Host], object] = lambda host: None
     ) -> None:
-        self.token = token
+        self.token, self._pid = token, os.getpid()
         self._directory = _find(token) or parents()[0] / f"{PREFIX}{token}"
         self._lock, is_first = self._join()
         (self._directory / "locks").mkdir(mode=0o700, exist_ok=True)
@@ -97,8 +97,11 @@ class Run:
         self._write(kept_for=kept_for)
 
     def leave(self) -> None:
-        """The last to do so clears it, unless it is to be kept."""
+        """The last to do so clears it, unless it is to be kept. A forked process has its parent's lock, and
+        does nothing."""
         self.host.close()
+        if os.getpid() != self._pid:
+            return
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

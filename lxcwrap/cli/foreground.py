@@ -106,7 +106,8 @@ class _Relay:
                 return
             for key, _ in events:
                 if key.data in self._targets:
-                    after_end += self._show(key.data) if has_ended else self._show(key.data) * 0
+                    count = self._show(key.data)
+                    after_end += count if has_ended else 0
                 elif key.fd == self._end:
                     if self._process.poll() is not None:
                         self._selector.unregister(self._end)
