@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -29,9 +29,12 @@ def _address(value: str | None) -> str | None:
     if value is None:
         return None
     try:
-        return str(ip_address(value))
+        address = ip_address(value)
     except ValueError as error:
         raise InvalidSpecError(f"address {value!r}: {error}") from None
+    if isinstance(address, IPv6Address) and (address.scope_id is not None or address.ipv4_mapped):
+        raise InvalidSpecError(f"address {value!r}: give it without a zone, and IPv4 as such")
+    return str(address)
 
 
 def _optional_address(value: str) -> str:

@@ -59,7 +59,7 @@ def create(
     dns = dns and driver == "bridge" and kernel.has_names
     kernel.check(driver, dns=dns)
     kernel.check_rates(as_rate(rate))
-    mtu = mtu or kernel.usual_mtu(parent)
+    mtu = kernel.usual_mtu(parent) if mtu is None else mtu
     with kernel.choosing():
         with machinery.state.transaction() as change:
             # The host's own subnet is what a macvlan is for.

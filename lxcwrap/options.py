@@ -328,6 +328,8 @@ def _extra_hosts(options: ContainerOptions) -> dict[str, str]:
         if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
             raise InvalidSpecError(f"extra_hosts: {name!r} is no host name")
         try:
+            if "%" in address:  # a zone, which may be any text
+                raise ValueError(address)
             ipaddress.ip_address(address)
         except ValueError:
             raise InvalidSpecError(f"extra_hosts: {address!r} is no address, for {name!r}") from None

@@ -148,9 +148,9 @@ def _optional_size(value: int | str | None) -> int | None:
 
 
 def check_disk_size(size: int) -> int:
-    """`size`, or InvalidSpecError: 16 MiB at least."""
-    if size < LEAST_DISK:
-        raise InvalidSpecError(f"disk size {size}: less than 16MiB cannot hold a file system")
+    """`size`, or InvalidSpecError: 16 MiB at least, and no more than a file can have."""
+    if not LEAST_DISK <= size < 1 << 63:
+        raise InvalidSpecError(f"disk size {size}: must be within 16MiB..8EiB")
     return size
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lxcwrap import Endpoint, InvalidSpecError, NetworkSpec
+from lxcwrap import Endpoint, InvalidSpecError, NetworkSpec, Port
 from lxcwrap.oci import ImageConfig
 from lxcwrap.options import check_network_name, make_spec
 from lxcwrap.specjson import spec_from_json, spec_to_json
@@ -99,6 +99,9 @@ def test_addresses_are_written_in_one_way() -> None:
     for wrong in ({"ip": "10.0.0.256"}, {"ip": "fd00::1"}, {"ip6": "10.0.0.1"}, {"ip": "10.0.0.1/24"}):
         with pytest.raises(InvalidSpecError):
             Endpoint(**wrong)
+    for zoned_or_mapped in ("fe80::1%lo", "fe80::1%lo } accept", "::ffff:127.0.0.1"):
+        with pytest.raises(InvalidSpecError):
+            Port(80, host_ip=zoned_or_mapped)
 
 
 @pytest.mark.parametrize("wrong", ["lo", "", "a b", "x" * 16, "a/b", "-x"])
@@ -121,6 +124,7 @@ def test_aliases_are_a_list() -> None:
         {"driver": "bond"},
         {"driver": "macvlan"},
         {"parent": "eth0"},
+        {"mtu": 0},
         {"mtu": 1000},
         {"mtu": 70000},
     ],

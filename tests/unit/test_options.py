@@ -224,6 +224,7 @@ def test_wrong_types(wrong: dict[str, Any]) -> None:
         {"sysctls": {"net/../kernel/core_pattern": "x"}},
         {"extra_hosts": {"db": "nonsense"}},
         {"extra_hosts": {"d\nb": "1.2.3.4"}},
+        {"extra_hosts": {"db": "fe80::1%a\n1.2.3.4 b"}},
         {"tmpfs": ["/proc/x"]},
         {"tmpfs": ["/a", "/a"]},
         {"name": "a/b"},

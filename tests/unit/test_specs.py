@@ -121,6 +121,8 @@ def test_environments_take_numbers() -> None:
         {"pids": 0},
         {"read_bps": 0},
         {"write_bps": -1},
+        {"disk": "15MiB"},
+        {"disk": 1 << 63},
     ],
     ids=repr,
 )
