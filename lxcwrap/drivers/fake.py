@@ -112,6 +112,7 @@ class FakeDriver:
         keep_fds: Collection[int] = (),
         cwd: str = "/",
         config: Sequence[tuple[str, str]] = (),
+        limits_itself: bool = False,
     ) -> int:
         if self._refuses("attach", name) or not self._runs(name):
             raise AttachRefused(name)

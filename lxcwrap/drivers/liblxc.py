@@ -112,10 +112,13 @@ class LxcDriver:
         keep_fds: Collection[int] = (),
         cwd: str = "/",
         config: Sequence[tuple[str, str]] = (),
+        limits_itself: bool = False,
     ) -> int:
         """Run an argv, or a function of this process, inside. The pid, a child of the caller's to wait for.
 
         config: settings for the process, which liblxc does not take over from those of the container.
+        limits_itself: it lets go of capabilities, for which it needs some; else it has those of process 1,
+        which may be none.
         """
         container = self._container(name)
         for key, value in config:
@@ -130,6 +133,8 @@ class LxcDriver:
             "extra_env_vars": list(env),
             "initial_cwd": cwd,
         }
+        if limits_itself:
+            options["attach_flags"] = _lxc.LXC_ATTACH_DEFAULT & ~_lxc.LXC_ATTACH_DROP_CAPABILITIES
         function, argument = (run, None) if callable(run) else (_lxc.attach_run_command, (run[0], list(run)))
         # The bindings tell the interpreter of their fork in the child only, which Python 3.13 dies of.
         ctypes.pythonapi.PyOS_BeforeFork()

@@ -29,10 +29,12 @@ class Driver(Protocol):
         keep_fds: Collection[int] = (),
         cwd: str = "/",
         config: Sequence[tuple[str, str]] = (),
+        limits_itself: bool = False,
     ) -> int:
         """Run an argv, or a function of this process, inside, with `env` (``NAME=value``) and nothing else.
 
         config: settings for the process, which are not taken over from those of the container.
+        limits_itself: it has all capabilities in the container until it lets go of them.
         Returns the pid, a child of the caller's to wait for. Raises AttachRefused.
         """
 

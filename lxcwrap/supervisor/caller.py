@@ -42,7 +42,10 @@ def stand_by(channel: socket.socket) -> None:
     try:
         enter_network(request["netns_of"])
         driver = LxcDriver(request["lxc_path"])
-        pid = driver.attach(request["id"], inside, env=request["env"], stdio=stdio)
+        limits_itself = request["capabilities"] is not None
+        pid = driver.attach(
+            request["id"], inside, env=request["env"], stdio=stdio, limits_itself=limits_itself
+        )
     except AttachRefused:
         tell(client, {"event": "exited", "exit_code": None, "error": "liblxc could not enter the container"})
         return

@@ -43,6 +43,7 @@ def exec_order(
         "init": trusted,
         "seccomp": trusted and filter_file(root / "cache", spec),
         "config": list(process_config(spec)),
+        "capabilities": capability_mask(spec.security),
         "env": [f"{key}={value}" for key, value in env.items()],
     }
 

@@ -48,6 +48,7 @@ def stand_by(channel: socket.socket) -> None:
             stdio=stdio,
             keep_fds=(init_end.fileno(), *entry_fds),
             config=request["config"],
+            limits_itself=request.get("capabilities") is not None,  # older plans of probes do not say
         )
     except AttachRefused:
         tell(client, {"event": "exited", "exit_code": None, "error": "liblxc could not enter the container"})
