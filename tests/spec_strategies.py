@@ -21,11 +21,11 @@ _EVIL = st.sampled_from(
         "\\",
         "\\n",
         "é",
-        "\udcff",
         "'\"",
     )
 )
-texts = st.text(st.characters(exclude_characters="\0"), max_size=12) | _EVIL
+# Lone surrogates are refused: see specs.check_text.
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12) | _EVIL
 names = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,20}", fullmatch=True)
 hostnames = st.just("") | st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,10}[a-zA-Z0-9])?", fullmatch=True)
 _parts = texts.map(lambda text: text.replace("/", "_")).filter(lambda text: text not in ("", ".", ".."))
