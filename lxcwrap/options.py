@@ -141,7 +141,7 @@ def make_spec(
         name=name,
         argv=_command(config, argv, sh, options.get("entrypoint")),
         env=check_env(environment(_image_env(config), check_env(options.get("env")))),
-        cwd=options.get("cwd") or config.working_dir or "/",
+        cwd=check_text(os.fspath(options.get("cwd") or config.working_dir or "/"), "cwd"),
         user=check_user(options.get("user", config.user or ""), security),
         groups=tuple(_group(each, security) for each in _each("groups", options, str | int)),
         hostname=options.get("hostname") or container_id[:12],

@@ -131,8 +131,7 @@ def check_env(env: Mapping[str, str] | None) -> dict[str, str]:
 
 def _absolute(path: StrPath) -> str:
     text = os.fspath(path)
-    check_text(text, "path")
-    if not text.startswith("/") or ".." in PurePosixPath(text).parts:
+    if not text.startswith("/") or "\0" in text or ".." in PurePosixPath(text).parts:
         raise InvalidSpecError(f"path {text!r}: must be absolute and without '..'")
     return str(PurePosixPath("/" + text.lstrip("/")))  # POSIX lets "//" be another root
 
