@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
 from threading import Event
@@ -20,6 +20,7 @@ from lxcwrap.build.instructions import Dockerfile
 from lxcwrap.build.options import BuildOptions, Workshop
 from lxcwrap.build.parser import parse
 from lxcwrap.build.step import BuildCancelled, OnOutput, RunStep
+from lxcwrap.drivers.filesystem import rename_new
 from lxcwrap.imageconfig import ImageConfig
 from lxcwrap.oci import Digest, Platform, Reference
 from lxcwrap.progress import ProgressEvent
@@ -45,8 +46,8 @@ class DraftedLayers(fakelayers.FakeLayers):
         yield draft
 
     def keep(self, draft: LayerDraft, chain_id: str) -> None:
-        if not self.has(chain_id):
-            draft.layer.rename(self.path(chain_id))
+        with suppress(FileExistsError):  # another was faster, and has the same
+            rename_new(str(draft.layer), str(self.path(chain_id)))
 
 
 class FakeRunner:
