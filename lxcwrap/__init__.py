@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     from .volume import Volume as Volume
     from .volumes import Volumes as Volumes
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "buildsteps": "BuildSteps",
