@@ -210,16 +210,17 @@ def test_popen_cancelled_while_its_streams_open_is_ended(host: Host, monkeypatch
     async def main() -> None:
         containers = aio.Host.of(host).containers
         async with await containers.launch(*SLEEP, name="aio-cancelled") as container:
-            connect = asyncio.get_running_loop().connect_write_pipe
+            connect, opened = asyncio.get_running_loop().connect_write_pipe, []
 
             async def slow(*arguments: Any) -> object:
-                await connect(*arguments)
+                opened.append((await connect(*arguments))[0])
                 return await asyncio.Event().wait()
 
             monkeypatch.setattr(asyncio.get_running_loop(), "connect_write_pipe", slow)
             argv = ["sh", "-c", "sleep 1234; true"]
             await cancelled(container.popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE), when=runs)
             await until(lambda: not runs())
+            opened[0].close()
 
     asyncio.run(main())
 

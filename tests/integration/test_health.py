@@ -22,6 +22,7 @@ from lxcwrap import (
     WrongStateError,
     ready,
 )
+from lxcwrap.drivers.pidfd import start_time
 from tests.polling import eventually
 
 SERVE = "mkdir /www; sleep 0.1; echo ok >/www/page; httpd -p 80 -h /www; echo up; sleep 1000"
@@ -101,6 +102,7 @@ def test_a_killed_prober_is_replaced_and_none_outlives_the_container(fresh_host:
     server = fresh_host._machinery.supervisor.pid()
     assert server
     os.kill(server, signal.SIGKILL)
+    eventually(lambda: not start_time(server))  # one that ends might still take a request
     eventually(lambda: _prober(container))
     first = _prober(container)
     os.kill(first, signal.SIGKILL)
