@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..drivers.protocols import Cgroups
 
 _REAP_TIMEOUT_S = 2.0
+_SWEEP_TIMEOUT_S = 10.0  # on a machine with much else to do the killed take long to go
 
 
 def is_settled(plan: Mapping[str, Any], cgroups: Cgroups) -> bool:
@@ -61,12 +62,19 @@ def bury(
             )
             if "quiet" not in plan:
                 journal.note_end(plan["root"], plan["id"], code, oom_killed=oom_killed)
-        cgroups.sweep(plan["id"])
+        swept = _sweep(cgroups, plan["id"])
         if wiring.is_exposed(plan["bundle"]):
             wiring.conceal(RootDir(plan["root"]), plan["id"])
-        if plan["auto_remove"] and has_begun:
+        if plan["auto_remove"] and has_begun and swept:  # else the next Host does both
             remove_container(RootDir(plan["root"]), plan["id"])
     return again
+
+
+def _sweep(cgroups: Cgroups, container_id: str) -> bool:
+    deadline = time.monotonic() + _SWEEP_TIMEOUT_S
+    while not (swept := cgroups.sweep(container_id)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return swept
 
 
 def forget_record(state: State, root: RootDir, container_id: str) -> None:
