@@ -86,7 +86,7 @@ def _is_sure(given: Namespace) -> bool:
 
 def _completion(given: Namespace) -> int:
     try:
-        from argcomplete import shellcode
+        from argcomplete.shell_integration import shellcode
     except ImportError:
         say("completion needs argcomplete: pip install 'lxcwrap[cli]'")
         return 1
