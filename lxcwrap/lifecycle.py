@@ -316,12 +316,18 @@ def update(machinery: Machinery, container_id: str, limits: Limits) -> None:
         merged = evolve(spec.limits, **changed)
         if limits.disk is not None:
             _resize_disk(machinery, container_id, spec, limits.disk)
-        _apply(machinery, container_id, plan_limits(limits))
         records = machinery.records(container_id)
+        records.write("limits", {"changing": list(plan_limits(limits))})  # see Machinery.settle_limits
+        try:
+            _apply(machinery, container_id, plan_limits(limits))
+        except (KernelError, UnsupportedError):  # all are as before
+            records.remove("limits")
+            raise
         records.write("plan", {**(records.read("plan") or {}), "limits": plan_limits(merged)})
         text = spec_to_json(evolve(spec, limits=merged))
         change.execute("UPDATE containers SET spec = ? WHERE id = ?", (text, container_id))
         tell(change, "updated", id=container_id)
+    records.remove("limits")
 
 
 def _resize_disk(machinery: Machinery, container_id: str, spec: ContainerSpec, size: int) -> None:

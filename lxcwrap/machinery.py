@@ -22,6 +22,7 @@ from .net.kernel import KernelNetworks
 from .net.plumbing import Wire
 from .net.ports import PortStore
 from .net.store import NetworkStore
+from .specjson import spec_from_json
 from .storage.blobs import BlobStore
 from .storage.images import ImageStore
 from .storage.layers import LayerStore
@@ -31,6 +32,7 @@ from .storage.state import State
 from .storage.volumes import VolumeStore
 from .supervisor import forwarder, hostfiles, wiring
 from .supervisor.client import Supervisor
+from .supervisor.plan import plan_limits
 from .supervisor.records import Records
 from .supervisor.undertaker import bury, forget_record, is_settled
 
@@ -115,6 +117,7 @@ class Machinery:
                 self.settle(row["id"])
                 with suppress(FileNotFoundError):  # removed meanwhile
                     self.records(row["id"]).sweep()
+                    self.settle_limits(row["id"])
             elif start_time(row["owner_pid"]) != row["owner_start"]:
                 if row["phase"] == "building":  # what its command makes is of use to nobody now
                     self.cgroups.kill_all(row["id"])
@@ -141,6 +144,22 @@ class Machinery:
         self.volume_store.clean()
         self.root.empty_trash()
         self.cgroups.tidy()
+
+    def settle_limits(self, container_id: str) -> None:
+        """Those that were being changed by somebody who was killed are what the record says."""
+        records = self.records(container_id)
+        if not records.has("limits"):
+            return
+        with self.state.transaction() as change:  # who changes them now has ended
+            row = change.execute("SELECT spec FROM containers WHERE id = ?", (container_id,)).fetchone()
+            changing, plan = records.read("limits"), records.read("plan")
+            if row and changing and plan:
+                recorded = plan_limits(spec_from_json(row["spec"]).limits)
+                records.write("plan", {**plan, "limits": recorded})
+                with suppress(OSError):  # it does not run
+                    changed = {key: recorded.get(key) for key in changing["changing"]}
+                    self.cgroups.apply_limits(container_id, changed)
+            records.remove("limits")
 
     def _lead_to_all(self, container_ids: Iterable[str]) -> None:
         for container_id in container_ids:

@@ -190,3 +190,20 @@ def test_of_cgroup_v1_there_is_no_pressure(container: Container) -> None:
     """Nobody counts it there."""
     is_v2 = container._machinery.cgroups.is_v2  # type: ignore[attr-defined]
     assert is_v2 or container.stats().pressure is None
+
+
+def test_a_change_that_was_cut_off_is_as_recorded(fresh_host: Host) -> None:
+    """By the next Host, in the kernel and for the next start: `update` changes the kernel first."""
+    limits = Limits(pids=60)
+    with fresh_host.containers.launch("busybox", ["sleep", "1000"], limits=limits) as container:
+        machinery, records = fresh_host._machinery, fresh_host._machinery.records(container.id)
+        records.write("limits", {"changing": ["pids", "memory"]})
+        machinery.cgroups.apply_limits(container.id, {"pids": 40, "memory": 50 << 20})
+        records.write("plan", {**(records.read("plan") or {}), "limits": {"pids": 40}})
+        with Host(fresh_host.root):
+            pass
+        stats = container.stats()
+        assert (stats.pids_limit, stats.memory_limit) == (60, None)
+        assert not records.has("limits") and (records.read("plan") or {})["limits"] == {"pids": 60}
+        container.update(Limits(pids=50))
+        assert container.stats().pids_limit == 50 and not records.has("limits")

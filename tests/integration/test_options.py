@@ -211,6 +211,7 @@ def test_all_capabilities_can_be_dropped_from_any_user(host: Host, user: str) ->
         with host.containers.launch("busybox", ["sleep", "1000"], init=init, **options) as container:
             for status in (container.call(_status), container.exec(["cat", "/proc/self/status"]).stdout):
                 assert {f"{kind}\t{value}" for kind, value in none.items()} <= set(status.splitlines())
+            container.kill()  # without an init sleep takes no other signal
 
 
 def _status() -> str:

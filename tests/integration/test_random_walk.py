@@ -3,8 +3,8 @@ was done, and the kernel is as the records say.
 
 Not hypothesis' rule-based machine, which runs an example again and again to find a shorter one that fails:
 here a step costs real processes, when they are scheduled is chance as well, and one long life finds what
-many short ones cannot. A walk that failed tells its seed and its last steps; LXCWRAP_TEST_WALK=SEED,STEPS
-takes the same ones again, 1,000 of them in two minutes.
+many short ones cannot. By itself the same walk is taken each time, as far as chance allows;
+LXCWRAP_TEST_WALK=SEED,STEPS takes others, 1,000 steps in two minutes. One that failed tells its last steps.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from tests.walk.model import KILLED, RUNNING, STOPPED, World, differences, obser
 from tests.walk.steps import Make, Step
 
 FIRST_PORT = 20_000  # of the host's, that are published
-WALK_S, TOGETHER_S = 15.0, float(os.environ.get("LXCWRAP_TEST_TOGETHER", "10"))
+WALK_S, TOGETHER_S = 10.0, float(os.environ.get("LXCWRAP_TEST_TOGETHER", "0"))
 PATIENCE_S = 30.0  # until all is as it must be: a restart may wait for two seconds
-SEED, STEPS = map(int, os.environ.get("LXCWRAP_TEST_WALK", "0,0").split(","))
+SEED, STEPS = map(int, os.environ.get("LXCWRAP_TEST_WALK", "1,0").split(","))
 
 WEIGHTS: dict[Make, int] = {
     steps.launch: 8,
@@ -109,7 +109,9 @@ class Walk:
         if step is None:
             return
         how = self.random.random()
-        if how < 0.25:
+        # Who is killed between the record of an attached volume and its mount leaves that to the next start:
+        # test_volumes_faults.py.
+        if how < 0.25 and make is not resources.attach:
             self.cut_off(step)
         elif how < 0.25 + STRUCK.get(make, 0):
             self.strike(step)
@@ -294,15 +296,10 @@ def walk(host: Host, seed: int, goes_on: Callable[[int], bool]) -> None:
         print(f"{number} steps of seed {seed}: {dict(it.count)}")  # noqa: T201  # for pytest -s
 
 
-@pytest.mark.parametrize("seed", [1, None] if not STEPS else [SEED])
-def test_a_random_walk(host: Host, seed: int | None) -> None:
+def test_a_random_walk(host: Host) -> None:
     """At its end nothing is left."""
     deadline = time.monotonic() + WALK_S
-    walk(
-        host,
-        random.randrange(10**9) if seed is None else seed,
-        (lambda number: number < STEPS) if STEPS else (lambda number: time.monotonic() < deadline),
-    )
+    walk(host, SEED, (lambda number: number < STEPS) if STEPS else (lambda _: time.monotonic() < deadline))
 
 
 # --- several at once ------------------------------------------------------------------------------------
@@ -332,6 +329,7 @@ def _carry_out(step: Step, host: Host) -> None:
         os._exit(1)
 
 
+@pytest.mark.skipif(not TOGETHER_S, reason="a search: LXCWRAP_TEST_TOGETHER=SECONDS")
 def test_several_at_once(host: Host) -> None:
     """Processes that take steps, and are killed, keep each other from nothing; nothing is left by them."""
     seed = random.randrange(10**9)

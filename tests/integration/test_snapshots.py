@@ -216,9 +216,10 @@ def test_nobody_writes_while_it_is_taken(running: Container) -> None:
         writer.kill()
 
 
-def test_one_in_use_is_not_removed(host: Host, running: Container) -> None:
+def test_one_in_use_is_not_removed(fresh_host: Host) -> None:
     """StillUsedError names the containers; nothing prunes it or its image."""
-    with running.snapshot() as snapshot:
+    host = fresh_host
+    with host.containers.launch("busybox", ["sleep", "1000"]) as running, running.snapshot() as snapshot:
         with snapshot.launch() as other:
             with pytest.raises(StillUsedError) as caught:
                 snapshot.remove()
