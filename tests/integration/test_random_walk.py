@@ -3,8 +3,8 @@ was done, and the kernel is as the records say.
 
 Not hypothesis' rule-based machine, which runs an example again and again to find a shorter one that fails:
 here a step costs real processes, when they are scheduled is chance as well, and one long life finds what
-many short ones cannot. By itself the same walk is taken each time, as far as chance allows;
-LXCWRAP_TEST_WALK=SEED,STEPS takes others, 1,000 steps in two minutes. One that failed tells its last steps.
+many short ones cannot. It is a search, to be asked for: LXCWRAP_TEST_WALK=SEED,STEPS, 1,000 steps in two
+minutes. A walk that failed tells its last steps.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from tests.walk.model import KILLED, RUNNING, STOPPED, World, differences, obser
 from tests.walk.steps import Make, Step
 
 FIRST_PORT = 20_000  # of the host's, that are published
-WALK_S, TOGETHER_S = 10.0, float(os.environ.get("LXCWRAP_TEST_TOGETHER", "0"))
+TOGETHER_S = float(os.environ.get("LXCWRAP_TEST_TOGETHER", "0"))
 PATIENCE_S = 30.0  # until all is as it must be: a restart may wait for two seconds
-SEED, STEPS = map(int, os.environ.get("LXCWRAP_TEST_WALK", "1,0").split(","))
+SEED, STEPS = map(int, os.environ.get("LXCWRAP_TEST_WALK", "0,0").split(","))
 
 WEIGHTS: dict[Make, int] = {
     steps.launch: 8,
@@ -296,10 +296,10 @@ def walk(host: Host, seed: int, goes_on: Callable[[int], bool]) -> None:
         print(f"{number} steps of seed {seed}: {dict(it.count)}")  # noqa: T201  # for pytest -s
 
 
+@pytest.mark.skipif(not STEPS, reason="a search: LXCWRAP_TEST_WALK=SEED,STEPS")
 def test_a_random_walk(host: Host) -> None:
     """At its end nothing is left."""
-    deadline = time.monotonic() + WALK_S
-    walk(host, SEED, (lambda number: number < STEPS) if STEPS else (lambda _: time.monotonic() < deadline))
+    walk(host, SEED, lambda number: number < STEPS)
 
 
 # --- several at once ------------------------------------------------------------------------------------
