@@ -24,7 +24,8 @@ _MOST_VALUES = 512  # read ahead of who iterates over them
 
 
 class Method(Generic[P, R_co]):
-    """A method of these parameters, for type checkers."""
+    """A method of these parameters, for type checkers. No object of it is ever made:
+    functions are cast to it."""
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
